@@ -1,0 +1,3 @@
+//! The program `sms-outbox`.
+
+fn main() {}
