@@ -1,2 +1,4 @@
 //! A transactional outbox for SMS on PostgreSQL, delivered through iletiMerkezi.
-#![warn(missing_docs)]
+
+pub mod backoff;
+pub mod lifecycle;

@@ -1,0 +1,601 @@
+//! One lifecycle, in one file: what a job can be, what an answer can mean, and every transition between.
+//!
+//! Nothing here knows a database, a socket or a clock: durations come in as arguments, decisions go out as values.
+//!
+//! ```text
+//! Reply -classify-> Verdict -decide-> Settlement -record-> row
+//! ```
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use uuid::Uuid;
+
+use crate::backoff::{Backoff, unit_interval};
+
+/// Where a job stands. The text form is what `sms_outbox.jobs.status` holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Status {
+    /// Put there by the insert or a retry; a worker claims it when `due_at` has come.
+    Queued,
+    /// Put there by a claim that is committed before the request leaves; the answer moves it on, or the end of its lease.
+    Sending,
+    /// The provider took it (200), or had taken it already (451). Final.
+    Sent,
+    /// A permanent refusal, attempts used up, or bad data. Nothing moves it on but a person's `retry`.
+    Failed,
+    /// It may have been taken, nobody learnt the answer, and it is too old to repeat safely. Reconciliation or a person
+    /// moves it on.
+    Uncertain,
+    /// `expires_at` passed before it was taken. Final.
+    Expired,
+    /// Someone cancelled it while it was queued. Final.
+    Cancelled,
+}
+
+impl Status {
+    /// Every status, in the order of a job's life.
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Sending,
+        Self::Sent,
+        Self::Failed,
+        Self::Uncertain,
+        Self::Expired,
+        Self::Cancelled,
+    ];
+
+    /// The text that the database holds.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sending => "sending",
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Uncertain => "uncertain",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether no worker will ever touch the job again. `uncertain` is not final: it is waiting for the truth.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::Sent | Self::Failed | Self::Expired | Self::Cancelled => true,
+            Self::Queued | Self::Sending | Self::Uncertain => false,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A text that is none of the known values of `what`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a {what}; known: {known}")]
+pub struct UnknownValue {
+    /// What was expected, for the sentence.
+    pub what: &'static str,
+    /// What was found.
+    pub text: String,
+    /// What would have been understood, separated by commas.
+    pub known: String,
+}
+
+impl FromStr for Status {
+    type Err = UnknownValue;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| UnknownValue {
+                what: "status",
+                text: text.to_owned(),
+                known: Self::ALL.map(Self::as_str).join(", "),
+            })
+    }
+}
+
+/// What kind of trouble a job met, and so whose trouble it is. The text form is `sms_outbox.jobs.error_class`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ErrorClass {
+    /// Credentials, API switch or address list: the account pauses.
+    Auth,
+    /// The account's balance is too low: it pauses.
+    Balance,
+    /// Any other trouble of the account or of the configured address: it pauses.
+    Account,
+    /// The header: not approved (that sender pauses), or malformed (the job fails).
+    Sender,
+    /// No number that could be read, or the provider refuses the numbers.
+    Recipients,
+    /// The text: empty, or more than seven parts.
+    Content,
+    /// The consent flag or list does not fit.
+    Iys,
+    /// The provider-side schedule cannot be read.
+    Schedule,
+    /// The request as a whole was refused.
+    Request,
+    /// Too many requests: everybody waits.
+    RateLimited,
+    /// The provider is out of order.
+    Unavailable,
+    /// Connection refused, name lookup, TLS, reset.
+    Network,
+    /// No answer in time.
+    Timeout,
+    /// A code or a reply that nobody has described.
+    Unknown,
+}
+
+impl ErrorClass {
+    /// Every class.
+    pub const ALL: [Self; 14] = [
+        Self::Auth,
+        Self::Balance,
+        Self::Account,
+        Self::Sender,
+        Self::Recipients,
+        Self::Content,
+        Self::Iys,
+        Self::Schedule,
+        Self::Request,
+        Self::RateLimited,
+        Self::Unavailable,
+        Self::Network,
+        Self::Timeout,
+        Self::Unknown,
+    ];
+
+    /// The text that the database holds.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::Balance => "balance",
+            Self::Account => "account",
+            Self::Sender => "sender",
+            Self::Recipients => "recipients",
+            Self::Content => "content",
+            Self::Iys => "iys",
+            Self::Schedule => "schedule",
+            Self::Request => "request",
+            Self::RateLimited => "rate_limited",
+            Self::Unavailable => "unavailable",
+            Self::Network => "network",
+            Self::Timeout => "timeout",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for ErrorClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for ErrorClass {
+    type Err = UnknownValue;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|class| class.as_str() == text)
+            .ok_or_else(|| UnknownValue {
+                what: "error class",
+                text: text.to_owned(),
+                known: Self::ALL.map(Self::as_str).join(", "),
+            })
+    }
+}
+
+/// What went wrong, as it is written on the row: never holds a number, a text or a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Whose trouble it is.
+    pub class: ErrorClass,
+    /// The provider's own number, where it gave one.
+    pub code: Option<i32>,
+    /// One sentence for the operator: what happened, and where it helps, what to do.
+    pub message: String,
+}
+
+impl Trouble {
+    /// A trouble that the provider did not number.
+    pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            code: None,
+            message: message.into(),
+        }
+    }
+
+    /// A trouble with the provider's number.
+    pub fn with_code(class: ErrorClass, code: i32, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            code: Some(code),
+            message: message.into(),
+        }
+    }
+}
+
+/// The provider's number for an order it took, as text: today about nine digits, never promised to fit a machine integer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OrderId(String);
+
+impl OrderId {
+    /// Takes 1 to 64 characters of `[0-9A-Za-z_-]`; anything else is no order id.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// The text as stored.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for OrderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Whom a pause holds back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PauseScope {
+    /// Every job of the account.
+    Account,
+    /// The jobs of one sender of the account.
+    Sender,
+    /// The account's marketing jobs (`iys = true`) only.
+    Iys,
+}
+
+impl PauseScope {
+    /// The text that `sms_outbox.pauses.scope` holds.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Sender => "sender",
+            Self::Iys => "iys",
+        }
+    }
+}
+
+impl FromStr for PauseScope {
+    type Err = UnknownValue;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Account, Self::Sender, Self::Iys]
+            .into_iter()
+            .find(|scope| scope.as_str() == text)
+            .ok_or_else(|| UnknownValue {
+                what: "pause scope",
+                text: text.to_owned(),
+                known: "account, sender, iys".to_owned(),
+            })
+    }
+}
+
+/// What the provider's answer, or its absence, means for one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Taken; this is the provider's number for it, where one could be read.
+    Accepted(Option<OrderId>),
+    /// Code 451: the same content was taken a short while ago.
+    Duplicate,
+    /// Will never be taken as it stands. Trying again cannot help.
+    Refused(Trouble),
+    /// Not the message's fault: everyone in `scope` waits, and no attempt is spent.
+    Blocked {
+        /// Who waits.
+        scope: PauseScope,
+        /// Why.
+        trouble: Trouble,
+    },
+    /// Not taken now because there were too many. The account waits as long as the provider asks, within bounds.
+    Throttled {
+        /// Why.
+        trouble: Trouble,
+        /// What the provider asked for, where it did.
+        retry_after: Option<Duration>,
+    },
+    /// Surely never left this process whole, so it may be tried again freely.
+    NotSent(Trouble),
+    /// May have been taken: nobody knows.
+    Unclear {
+        /// What was observed.
+        trouble: Trouble,
+        /// Whether an answer came. If it did, the request is no longer on its way and need not rest before its repeat.
+        answered: bool,
+    },
+}
+
+/// A pause that follows from a verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Who waits.
+    pub scope: PauseScope,
+    /// How long, where the end is known. `None`: until a probe of the account succeeds.
+    pub lasts: Option<Duration>,
+}
+
+/// What is to be recorded about a claimed job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Accepted. Final.
+    Sent {
+        /// The provider's number, where one was read.
+        order_id: Option<OrderId>,
+        /// Whether the provider's duplicate guard said so (451).
+        duplicate: bool,
+    },
+    /// Given up. Final.
+    Failed(Trouble),
+    /// `expires_at` came first. Final.
+    Expired,
+    /// May have been taken, and may no longer be repeated.
+    Uncertain(Trouble),
+    /// Back to the queue; the attempt is spent.
+    Retry {
+        /// How long to wait.
+        delay: Duration,
+        /// Why.
+        trouble: Trouble,
+        /// Whether this request may have been taken. Starts the guard window if no earlier one has.
+        doubt: bool,
+        /// Who else is to wait.
+        pause: Option<Pause>,
+    },
+    /// Back to the queue as it was, the attempt returned.
+    GiveBack {
+        /// Why, where there is something to tell.
+        trouble: Option<Trouble>,
+        /// Who else is to wait.
+        pause: Option<Pause>,
+    },
+}
+
+/// The settings that decisions rest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The longest one request may take (`SMS_OUTBOX_REQUEST_TIMEOUT`).
+    pub request_timeout: Duration,
+    /// How long a claim holds (`SMS_OUTBOX_LEASE`).
+    pub lease: Duration,
+    /// How long after the first doubtful claim the provider's duplicate guard surely stands (`SMS_OUTBOX_GUARD_WINDOW`).
+    pub guard_window: Duration,
+    /// How long a lost answer rests before it is repeated (`SMS_OUTBOX_SETTLE_DELAY`).
+    pub settle_delay: Duration,
+    /// Spacing of ordinary retries.
+    pub backoff: Backoff,
+}
+
+/// What is known about a claimed job at the moment of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Situation {
+    /// Which job.
+    pub job: Uuid,
+    /// The number of this attempt, from 1.
+    pub attempt: u32,
+    /// How many attempts the producer allows.
+    pub max_attempts: u32,
+    /// How long ago this attempt was claimed. An upper bound: measured from before the claim was asked for.
+    pub since_claim: Duration,
+    /// How long ago the first attempt was claimed that may have been taken and was never answered; `None` if none was.
+    pub doubt_age: Option<Duration>,
+    /// How long until `expires_at`. Zero: it has come.
+    pub expires_in: Option<Duration>,
+}
+
+/// Whether a claimed job may still be sent, asked right before its first byte leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Now.
+    Send,
+    /// `expires_at` has come.
+    Expired,
+    /// The doubt about an earlier attempt is older than the provider's guard: a repeat could be a second message.
+    DoubtTooOld,
+    /// The answer could come after the lease has ended: someone else would hold the job by then.
+    LeaseTooShort,
+}
+
+impl Policy {
+    /// Asked for every claimed job right before its request leaves.
+    #[must_use]
+    pub fn admit(&self, situation: &Situation) -> Admission {
+        let expired = situation.expires_in.is_some_and(|left| left.is_zero());
+        let doubt_too_old = situation.doubt_age.is_some_and(|age| !self.is_guarded(age));
+        if doubt_too_old {
+            Admission::DoubtTooOld
+        } else if expired {
+            // An unanswered earlier request may have been taken in time; nothing can be asked any more.
+            if situation.doubt_age.is_some() {
+                Admission::DoubtTooOld
+            } else {
+                Admission::Expired
+            }
+        } else if situation.since_claim + self.request_timeout >= self.lease {
+            Admission::LeaseTooShort
+        } else {
+            Admission::Send
+        }
+    }
+
+    /// What follows from `verdict`.
+    #[must_use]
+    pub fn decide(&self, situation: &Situation, verdict: Verdict) -> Settlement {
+        match verdict {
+            Verdict::Accepted(order_id) => Settlement::Sent {
+                order_id,
+                duplicate: false,
+            },
+            Verdict::Duplicate => Settlement::Sent {
+                order_id: None,
+                duplicate: true,
+            },
+            Verdict::Refused(trouble) => Settlement::Failed(trouble),
+            Verdict::Blocked { scope, trouble } => Settlement::GiveBack {
+                trouble: Some(trouble),
+                pause: Some(Pause { scope, lasts: None }),
+            },
+            Verdict::Throttled {
+                trouble,
+                retry_after,
+            } => {
+                let lasts = self.throttle(situation, retry_after);
+                let pause = Some(Pause {
+                    scope: PauseScope::Account,
+                    lasts: Some(lasts),
+                });
+                self.retry(situation, trouble, situation.doubt_age, lasts, pause)
+            }
+            Verdict::NotSent(trouble) => {
+                let delay = self.backoff.delay(situation.job, situation.attempt);
+                self.retry(situation, trouble, situation.doubt_age, delay, None)
+            }
+            Verdict::Unclear { trouble, answered } => {
+                let doubt_age = Some(situation.doubt_age.unwrap_or(situation.since_claim));
+                let delay = if answered {
+                    self.backoff.delay(situation.job, situation.attempt)
+                } else {
+                    self.settle(situation)
+                };
+                match self.retry(situation, trouble, doubt_age, delay, None) {
+                    Settlement::Retry {
+                        delay,
+                        trouble,
+                        pause,
+                        ..
+                    } => Settlement::Retry {
+                        delay,
+                        trouble,
+                        doubt: true,
+                        pause,
+                    },
+                    other => other,
+                }
+            }
+        }
+    }
+
+    /// What follows for a job whose claim ran out with no answer recorded: its request may have been taken.
+    ///
+    /// `situation.since_claim` is the age of that claim.
+    #[must_use]
+    pub fn rescue(&self, situation: &Situation) -> Settlement {
+        let trouble = Trouble::new(
+            ErrorClass::Timeout,
+            "The worker that had claimed this job never reported back; its request may have been accepted.",
+        );
+        let doubt_age = Some(situation.doubt_age.unwrap_or(situation.since_claim));
+        // The lease outlasts the request's timeout, so the settle delay counts from the claim and has mostly passed.
+        let delay = self.settle_delay.saturating_sub(situation.since_claim);
+        match self.retry(situation, trouble, doubt_age, delay, None) {
+            Settlement::Retry {
+                delay,
+                trouble,
+                pause,
+                ..
+            } => Settlement::Retry {
+                delay,
+                trouble,
+                doubt: true,
+                pause,
+            },
+            other => other,
+        }
+    }
+
+    /// Whether a request that is started `age` after the first doubtful claim still meets the provider's guard, even if
+    /// it takes all the time it is given.
+    #[must_use]
+    pub fn is_guarded(&self, age: Duration) -> bool {
+        age + self.request_timeout < self.guard_window
+    }
+
+    /// Another try after `delay`, unless attempts are used up or a doubt forbids it.
+    fn retry(
+        &self,
+        situation: &Situation,
+        trouble: Trouble,
+        doubt_age: Option<Duration>,
+        delay: Duration,
+        pause: Option<Pause>,
+    ) -> Settlement {
+        let used_up = situation.attempt >= situation.max_attempts;
+        let Some(age) = doubt_age else {
+            return if used_up {
+                Settlement::Failed(trouble)
+            } else {
+                Settlement::Retry {
+                    delay,
+                    trouble,
+                    doubt: false,
+                    pause,
+                }
+            };
+        };
+        // The earlier request may have been taken: giving up would claim to know that it was not.
+        if used_up {
+            return Settlement::Uncertain(trouble);
+        }
+        // A backoff that overshoots the window is cut short rather than given up: the window is the last chance to learn.
+        let delay = if self.is_guarded(age + delay) {
+            delay
+        } else {
+            delay.min(self.settle_delay)
+        };
+        if self.is_guarded(age + delay) {
+            Settlement::Retry {
+                delay,
+                trouble,
+                doubt: false,
+                pause,
+            }
+        } else {
+            Settlement::Uncertain(trouble)
+        }
+    }
+
+    /// How long a lost answer rests: the settle delay, doubling up to a minute, plus up to a quarter so that a batch that
+    /// was lost together does not come back together.
+    fn settle(&self, situation: &Situation) -> Duration {
+        let longest = self.settle_delay.max(Duration::from_secs(60));
+        let spacing = Backoff {
+            base: self.settle_delay,
+            cap: longest,
+        }
+        .ceiling(situation.attempt);
+        spacing.mul_f64(1.0 + unit_interval(situation.job, situation.attempt) / 4.0)
+    }
+
+    /// How long an account waits after "too many requests": what the provider asked for, believed between one second
+    /// and five minutes; without a wish, the backoff's ceiling.
+    fn throttle(&self, situation: &Situation, retry_after: Option<Duration>) -> Duration {
+        match retry_after {
+            Some(asked) => asked.clamp(Duration::from_secs(1), Duration::from_secs(300)),
+            None => self
+                .backoff
+                .ceiling(situation.attempt)
+                .min(Duration::from_secs(300)),
+        }
+    }
+}
