@@ -3,3 +3,11 @@
 pub mod backoff;
 pub mod lifecycle;
 pub mod message;
+pub mod outbox;
+
+pub use message::{
+    Bulk, Iys, IysList, MessageError, NewMessage, Priority, Recipient, RecipientError,
+};
+pub use outbox::{
+    EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once, guard_against_lost_writes,
+};

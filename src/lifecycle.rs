@@ -293,6 +293,29 @@ impl FromStr for PauseScope {
     }
 }
 
+/// How far a request got, as far as can be proved. The text form is `sms_outbox.attempts.progress`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Progress {
+    /// It surely never left this process whole.
+    NotSent,
+    /// It may have been accepted; no answer was read.
+    MaybeSent,
+    /// An answer was read, whatever it said.
+    Answered,
+}
+
+impl Progress {
+    /// The text that the database holds.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotSent => "not_sent",
+            Self::MaybeSent => "maybe_sent",
+            Self::Answered => "answered",
+        }
+    }
+}
+
 /// What the provider's answer, or its absence, means for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -8,9 +8,11 @@ use chrono::{DateTime, Utc};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use uuid::Uuid;
 
+mod bulk;
 mod parts;
 mod recipient;
 
+pub use bulk::Bulk;
 pub use parts::{Coding, MAX_PARTS, Parts, estimate};
 pub use recipient::{ForeignNumbers, Recipient, RecipientError, mask};
 

@@ -1,0 +1,169 @@
+//! The only place that knows Postgres: every statement, one per `.sql` file, named after the function that runs it.
+//!
+//! Each function is one short statement under a deadline, so that no transaction ever stays open across a request and no
+//! call can wait for ever on a server that has gone silent. `claim` and `record` are what workers live on; `enqueue` is
+//! what producers use; `inspect` and `operate` answer and obey people.
+
+mod claim;
+mod connect;
+mod enqueue;
+mod inspect;
+mod migrate;
+mod operate;
+mod pause;
+mod record;
+mod rescue;
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool};
+
+pub use claim::{Claim, Slots};
+pub use connect::{ConnectOptions, GuardedPool, guard_against_lost_writes};
+pub use enqueue::{EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once};
+pub use inspect::{AttemptRow, Filter, JobRow, QueueStat};
+pub use migrate::{MigrationError, SchemaState};
+pub use operate::{Cancelled, Resolution, Resolved};
+pub use pause::{DueProbe, PauseOrder, Probing};
+pub use record::{Content, Evidence, Observer, Record, Recorded};
+pub use rescue::Abandoned;
+
+/// A handle on the outbox in one database; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    pool: PgPool,
+    /// Whether prepared statements may outlive their transaction. Behind PgBouncer in transaction mode they may not.
+    persistent: bool,
+    /// The longest one call may take, waiting for a connection included.
+    deadline: Duration,
+}
+
+/// Why a call to the database failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// No answer in time: an overloaded, frozen or unreachable server.
+    #[error("the database did not answer within {deadline:?} while {doing}")]
+    Deadline {
+        /// What was being done.
+        doing: &'static str,
+        /// How long it was given.
+        deadline: Duration,
+    },
+    /// The connection could not be made, or broke.
+    #[error("the database could not be reached while {doing}")]
+    Unreachable {
+        /// What was being done.
+        doing: &'static str,
+        /// What the driver says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database answered with an error.
+    #[error("the database refused while {doing}")]
+    Refused {
+        /// What was being done.
+        doing: &'static str,
+        /// What it said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A value in a row is none of those that this version knows.
+    #[error("{table}.{column} of {id} cannot be understood: {problem}")]
+    Unreadable {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// The row.
+        id: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl OutboxError {
+    /// Whether the same call may well succeed a little later, without anyone doing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Deadline { .. } | Self::Unreachable { .. })
+    }
+
+    fn from_sqlx(doing: &'static str, source: sqlx::Error) -> Self {
+        let lost = match &source {
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+                // Connection trouble, shutdown and start-up, too many connections, serialisation and deadlock, lock and
+                // statement timeouts, and a server that has just become a read-only standby.
+                code.starts_with("08")
+                    || code.starts_with("57P")
+                    || matches!(
+                        code.as_ref(),
+                        "53300" | "40001" | "40P01" | "55P03" | "57014" | "25006"
+                    )
+            }),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            _ => false,
+        };
+        if lost {
+            Self::Unreachable { doing, source }
+        } else {
+            Self::Refused { doing, source }
+        }
+    }
+}
+
+impl Outbox {
+    /// An outbox over an existing pool, for producers and tests. Workers use [`ConnectOptions`].
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            persistent: true,
+            deadline: Duration::from_secs(10),
+        }
+    }
+
+    /// The pool underneath.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Runs one call on a connection of its own, under the deadline. A connection whose answer did not come is thrown away:
+    /// nobody else may meet that answer.
+    async fn call<T>(
+        &self,
+        doing: &'static str,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, OutboxError> {
+        let too_late = |_| OutboxError::Deadline {
+            doing,
+            deadline: self.deadline,
+        };
+        let acquired = tokio::time::timeout(self.deadline, self.pool.acquire())
+            .await
+            .map_err(too_late)?;
+        let mut connection = acquired.map_err(|source| OutboxError::from_sqlx(doing, source))?;
+        match tokio::time::timeout(self.deadline, work(&mut connection)).await {
+            Ok(result) => result.map_err(|source| OutboxError::from_sqlx(doing, source)),
+            Err(elapsed) => {
+                drop(connection.detach());
+                Err(too_late(elapsed))
+            }
+        }
+    }
+}
+
+/// Milliseconds for a statement's parameter.
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A duration from a statement's milliseconds; what lies in the past is zero.
+fn from_millis(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}

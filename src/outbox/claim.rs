@@ -1,0 +1,228 @@
+//! Taking what is due, and marking it before anything leaves.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Outbox, OutboxError, from_millis, millis};
+
+/// The fleet's limit on recipients per second, as one claim applies it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// Recipients in any window of one second, over all workers of the account; 0: no limit.
+    pub per_second: u32,
+    /// How late after the start of its 10 ms a message may leave before its slot is forfeited. Windows are made longer by as
+    /// much, so that lateness never makes two slots meet in one second.
+    pub slack: Duration,
+    /// How far ahead slots are reserved. Short, so that an urgent message never waits behind many that are merely early.
+    pub horizon: Duration,
+}
+
+impl Slots {
+    /// One second and the slack, in the 10 ms that the ring counts.
+    fn window(self) -> i32 {
+        100 + i32::try_from(self.slack.as_millis().div_ceil(10)).unwrap_or(100)
+    }
+
+    fn horizon(self) -> i32 {
+        i32::try_from(self.horizon.as_millis() / 10).unwrap_or(i32::MAX)
+    }
+
+    fn limit(self) -> i32 {
+        i32::try_from(self.per_second).unwrap_or(i32::MAX)
+    }
+}
+
+/// A job that this worker holds until its lease ends. The database says `sending`: from here on it may have been sent.
+#[derive(Clone)]
+pub struct Claim {
+    /// The job.
+    pub id: Uuid,
+    /// Proves which claim this is.
+    pub token: i32,
+    /// Header, as the producer wrote it.
+    pub sender: String,
+    /// Numbers, as the producer wrote them.
+    pub recipients: Vec<Option<String>>,
+    /// The text.
+    pub body: String,
+    /// Whether it markets something.
+    pub iys: bool,
+    /// Which consent list.
+    pub iys_list: Option<String>,
+    /// When the provider is to send it, where that was asked for. `Err`: a moment too far away to be written down.
+    pub provider_send_at: Option<Result<DateTime<Utc>, ()>>,
+    /// The number of this attempt, from 1.
+    pub attempt: i16,
+    /// How many attempts are allowed.
+    pub max_attempts: i16,
+    /// W3C trace context of the producer.
+    pub traceparent: Option<String>,
+    /// Whether it is a bulk order.
+    pub bulk: bool,
+    /// Age of an older doubt at the time of the claim.
+    pub doubt_age: Option<Duration>,
+    /// Time to `expires_at` at the time of the claim.
+    pub expires_in: Option<Duration>,
+    /// Microseconds from the claim to the start of the reserved 10 ms; negative if they had begun.
+    pub wait_us: i32,
+    /// Just before the claim was asked for: the latest moment that is surely not after it.
+    pub asked: Instant,
+    /// When the claim was known here: the earliest moment that is surely not before it.
+    pub received: Instant,
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Neither numbers nor text.
+        f.debug_struct("Claim")
+            .field("id", &self.id)
+            .field("token", &self.token)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Uuid,
+    token: i32,
+    sender: String,
+    recipients: Vec<Option<String>>,
+    body: String,
+    iys: bool,
+    iys_list: Option<String>,
+    attempt: i16,
+    max_attempts: i16,
+    traceparent: Option<String>,
+    bulk: bool,
+    provider_send_at_s: Option<i64>,
+    doubt_age_ms: Option<i64>,
+    expires_in_ms: Option<i64>,
+    wait_us: i32,
+}
+
+impl Row {
+    fn into_claim(self, asked: Instant, received: Instant) -> Claim {
+        Claim {
+            id: self.id,
+            token: self.token,
+            sender: self.sender,
+            recipients: self.recipients,
+            body: self.body,
+            iys: self.iys,
+            iys_list: self.iys_list,
+            provider_send_at: self
+                .provider_send_at_s
+                .map(|s| DateTime::from_timestamp(s, 0).ok_or(())),
+            attempt: self.attempt,
+            max_attempts: self.max_attempts,
+            traceparent: self.traceparent,
+            bulk: self.bulk,
+            doubt_age: self.doubt_age_ms.map(from_millis),
+            expires_in: self.expires_in_ms.map(from_millis),
+            wait_us: self.wait_us,
+            asked,
+            received,
+        }
+    }
+}
+
+impl Outbox {
+    /// Claims up to `hands` due single messages of `account`, the most urgent first, as far as slots allow.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses. If the answer was lost, the claims may stand nevertheless: they are
+    /// rescued when their leases end.
+    pub async fn claim(
+        &self,
+        account: &str,
+        hands: usize,
+        lease: Duration,
+        worker: &str,
+        slots: Slots,
+    ) -> Result<Vec<Claim>, OutboxError> {
+        let asked = Instant::now();
+        let rows: Vec<Row> = self
+            .call("claiming jobs", async |connection| {
+                sqlx::query_as(include_str!("claim.sql"))
+                    .bind(account)
+                    .bind(i64::try_from(hands).unwrap_or(i64::MAX))
+                    .bind(millis(lease))
+                    .bind(worker)
+                    .bind(slots.limit())
+                    .bind(slots.window())
+                    .bind(slots.horizon())
+                    .persistent(self.persistent)
+                    .fetch_all(connection)
+                    .await
+            })
+            .await?;
+        let received = Instant::now();
+        Ok(rows
+            .into_iter()
+            .map(|row| row.into_claim(asked, received))
+            .collect())
+    }
+
+    /// Claims the next bulk order of `account`, unless one is under way anywhere.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub async fn claim_bulk(
+        &self,
+        account: &str,
+        lease: Duration,
+        worker: &str,
+    ) -> Result<Option<Claim>, OutboxError> {
+        let asked = Instant::now();
+        let claimed: Result<Option<Row>, _> = self
+            .call("claiming a bulk order", async |connection| {
+                sqlx::query_as(include_str!("claim_bulk.sql"))
+                    .bind(account)
+                    .bind(millis(lease))
+                    .bind(worker)
+                    .persistent(self.persistent)
+                    .fetch_optional(connection)
+                    .await
+            })
+            .await;
+        match claimed {
+            Ok(row) => Ok(row.map(|row| row.into_claim(asked, Instant::now()))),
+            // Another worker took the one place a moment earlier: an answer, not a fault.
+            Err(OutboxError::Refused {
+                source: sqlx::Error::Database(error),
+                ..
+            }) if error.is_unique_violation() => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Reserves a new slot for a message whose slot passed unused. `None`: none is free within the horizon.
+    /// Returns the microseconds to its start.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn reserve_slot(
+        &self,
+        account: &str,
+        slots: Slots,
+        recipients: usize,
+        urgent: bool,
+    ) -> Result<Option<i32>, OutboxError> {
+        self.call("reserving a slot", async |connection| {
+            sqlx::query_scalar(include_str!("reserve_slot.sql"))
+                .bind(account)
+                .bind(slots.limit())
+                .bind(slots.window())
+                .bind(slots.horizon())
+                .bind(i32::try_from(recipients).unwrap_or(i32::MAX))
+                .bind(urgent)
+                .persistent(self.persistent)
+                .fetch_optional(connection)
+                .await
+        })
+        .await
+    }
+}

@@ -1,0 +1,58 @@
+-- Takes what is due of one account's single messages, as many as there are free hands and free slots, and marks them as
+-- "may be sent from here on" before anything leaves.
+--   $1 account   $2 hands   $3 lease in ms   $4 worker   $5 recipients per second (0: no limit)   $6 window   $7 horizon
+WITH held AS MATERIALIZED (
+    SELECT coalesce(bool_or(scope = 'account'), false) AS account,
+           coalesce(bool_or(scope = 'iys'), false) AS iys,
+           coalesce(array_agg(sender) FILTER (WHERE scope = 'sender'), '{}') AS senders
+    FROM sms_outbox.pauses
+    WHERE account = $1 AND ended_at IS NULL AND (until IS NULL OR until > now())
+), candidates AS MATERIALIZED (
+    SELECT row_number() OVER ()::integer AS place, due.id, due.weight, due.urgent
+    FROM (
+        SELECT found.*
+        -- Each priority is probed by itself: one range over all of them could not stop early when the smaller priority is
+        -- full of rows that are not due yet. No ORDER BY above the probes: it would read, and lock, all four in full.
+        FROM (VALUES (0::smallint), (1::smallint), (2::smallint), (3::smallint)) AS lane (priority)
+        CROSS JOIN LATERAL (
+            SELECT id, cardinality(recipients) AS weight, priority = 0 AS urgent
+            FROM sms_outbox.jobs
+            WHERE account = $1
+              AND status = 'queued' AND NOT bulk
+              AND priority = lane.priority
+              AND due_at <= now()
+              AND (expires_at IS NULL OR expires_at > now())
+              AND sender <> ALL ((SELECT senders FROM held)::text[])
+              AND NOT (iys AND (SELECT iys FROM held))
+            ORDER BY due_at
+            LIMIT $2
+            FOR NO KEY UPDATE SKIP LOCKED
+        ) AS found
+        WHERE NOT (SELECT account FROM held)
+        LIMIT $2
+    ) AS due
+), granted AS MATERIALIZED (
+    SELECT candidates.id, candidates.place, slot.wait_us
+    FROM sms_outbox.reserve_slots(
+        $1, $5, $6, $7,
+        (SELECT array_agg(weight ORDER BY place) FROM candidates),
+        (SELECT array_agg(urgent ORDER BY place) FROM candidates)) AS slot
+    JOIN candidates USING (place)
+), claimed AS (
+    UPDATE sms_outbox.jobs AS job
+    SET status = 'sending', attempt = job.attempt + 1, token = job.token + 1,
+        worker = $4, claimed_at = now(), lease_until = now() + $3 * interval '1 millisecond'
+    FROM granted
+    WHERE job.id = granted.id
+      -- Says the same once more, in the one form that can only be answered by the primary key: the estimate of a CTE's size
+      -- is a guess, and a wrong one would read the whole table.
+      AND job.id = ANY (ARRAY(SELECT id FROM granted))
+    RETURNING granted.place, granted.wait_us, job.*
+)
+SELECT id, token, sender, recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk,
+       extract(epoch FROM provider_send_at)::bigint AS provider_send_at_s,
+       (extract(epoch FROM now() - ambiguous_since) * 1000)::bigint AS doubt_age_ms,
+       (extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms,
+       wait_us
+FROM claimed
+ORDER BY place

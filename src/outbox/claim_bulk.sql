@@ -1,0 +1,43 @@
+-- Takes one bulk order of an account that has none under way. Bulk orders follow the provider's other limit (50,000 numbers
+-- in a request, one request after the other), so they reserve no slots and wait for no single message.
+--   $1 account   $2 lease in ms   $3 worker
+WITH held AS MATERIALIZED (
+    SELECT coalesce(bool_or(scope = 'account'), false) AS account,
+           coalesce(bool_or(scope = 'iys'), false) AS iys,
+           coalesce(array_agg(sender) FILTER (WHERE scope = 'sender'), '{}') AS senders
+    FROM sms_outbox.pauses
+    WHERE account = $1 AND ended_at IS NULL AND (until IS NULL OR until > now())
+), due AS MATERIALIZED (
+    SELECT found.id
+    FROM (VALUES (0::smallint), (1::smallint), (2::smallint), (3::smallint)) AS lane (priority)
+    CROSS JOIN LATERAL (
+        SELECT id
+        FROM sms_outbox.jobs
+        WHERE account = $1
+          AND status = 'queued' AND bulk
+          AND priority = lane.priority
+          AND due_at <= now()
+          AND (expires_at IS NULL OR expires_at > now())
+          AND sender <> ALL ((SELECT senders FROM held)::text[])
+          AND NOT (iys AND (SELECT iys FROM held))
+        ORDER BY due_at
+        LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS found
+    WHERE NOT (SELECT account FROM held)
+      -- Spares the unique index jobs_one_bulk_order_at_a_time an error in the log; it decides when two ask at once.
+      AND NOT EXISTS (SELECT FROM sms_outbox.jobs WHERE account = $1 AND status = 'sending' AND bulk)
+    LIMIT 1
+), claimed AS (
+    UPDATE sms_outbox.jobs AS job
+    SET status = 'sending', attempt = job.attempt + 1, token = job.token + 1,
+        worker = $3, claimed_at = now(), lease_until = now() + $2 * interval '1 millisecond'
+    WHERE job.id = ANY (ARRAY(SELECT id FROM due))
+    RETURNING job.*
+)
+SELECT id, token, sender, recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk,
+       extract(epoch FROM provider_send_at)::bigint AS provider_send_at_s,
+       (extract(epoch FROM now() - ambiguous_since) * 1000)::bigint AS doubt_age_ms,
+       (extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms,
+       0 AS wait_us
+FROM claimed

@@ -1,0 +1,160 @@
+//! Opening a pool that cannot lose writes and cannot wait for ever.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    Executor, PgConnection, PgPool, Row,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::{Outbox, OutboxError};
+
+/// How to reach the database.
+#[derive(Clone)]
+pub struct ConnectOptions {
+    /// `postgres://…`
+    pub url: String,
+    /// Connections at most.
+    pub connections: u32,
+    /// The longest one call may take.
+    pub deadline: Duration,
+    /// What `pg_stat_activity.application_name` shows.
+    pub application_name: String,
+    /// Whether a PgBouncer in transaction mode stands in between: no session settings, no named statements.
+    pub pgbouncer: bool,
+}
+
+impl std::fmt::Debug for ConnectOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The address may hold a password.
+        f.debug_struct("ConnectOptions")
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ConnectOptions {
+    /// Sensible settings for `url`.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            connections: 8,
+            deadline: Duration::from_secs(10),
+            application_name: "sms-outbox".to_owned(),
+            pgbouncer: false,
+        }
+    }
+
+    fn driver_options(&self) -> Result<PgConnectOptions, OutboxError> {
+        let options =
+            PgConnectOptions::from_str(&self.url).map_err(|source| OutboxError::Refused {
+                doing: "reading the database address",
+                source,
+            })?;
+        if self.pgbouncer {
+            // Startup parameters would be refused; unnamed statements are chosen query by query.
+            return Ok(options);
+        }
+        // The server gives up a little before we do, so that a slow statement is cancelled there and not only forgotten here.
+        let statement_timeout = self
+            .deadline
+            .saturating_sub(Duration::from_millis(500))
+            .as_millis()
+            .to_string();
+        Ok(options.application_name(&self.application_name).options([
+            ("statement_timeout", statement_timeout.as_str()),
+            ("lock_timeout", statement_timeout.as_str()),
+            ("idle_in_transaction_session_timeout", "60000"),
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+        ]))
+    }
+
+    /// A pool that connects when first used, so that a worker may start before its database does.
+    ///
+    /// # Errors
+    /// When the address cannot be read.
+    pub fn connect_lazily(&self) -> Result<Outbox, OutboxError> {
+        let pool = guard_against_lost_writes(PgPoolOptions::new())
+            .max_connections(self.connections)
+            .acquire_timeout(self.deadline)
+            .idle_timeout(Duration::from_secs(600))
+            .connect_lazy_with(self.driver_options()?);
+        Ok(Outbox {
+            pool,
+            persistent: !self.pgbouncer,
+            deadline: self.deadline,
+        })
+    }
+
+    /// As [`connect_lazily`](Self::connect_lazily), and makes sure that the database answers.
+    ///
+    /// # Errors
+    /// When the address cannot be read or the database does not answer.
+    pub async fn connect(&self) -> Result<Outbox, OutboxError> {
+        let outbox = self.connect_lazily()?;
+        outbox
+            .call("connecting", async |connection| {
+                connection.execute("SELECT 1").await.map(drop)
+            })
+            .await?;
+        Ok(outbox)
+    }
+
+    /// One connection outside any pool, for migrations: they hold a session lock and may take their time.
+    pub(super) async fn connect_alone(&self) -> Result<PgConnection, OutboxError> {
+        use sqlx::ConnectOptions as _;
+        let doing = "connecting";
+        let options = PgConnectOptions::from_str(&self.url)
+            .map_err(|source| OutboxError::Refused {
+                doing: "reading the database address",
+                source,
+            })?
+            .application_name(&self.application_name)
+            .options([("sms_outbox.session", "own")]);
+        match tokio::time::timeout(self.deadline, options.connect()).await {
+            Ok(connected) => connected.map_err(|source| OutboxError::from_sqlx(doing, source)),
+            Err(_) => Err(OutboxError::Deadline {
+                doing,
+                deadline: self.deadline,
+            }),
+        }
+    }
+}
+
+/// A pool made by [`guard_against_lost_writes`].
+pub type GuardedPool = PgPool;
+
+/// Makes every connection prove that no transaction was left open on it, before anyone gets it.
+///
+/// In sqlx 0.9.0 a `begin()` that is cancelled (a timeout, a `select!`, a dropped future) can return a connection with an
+/// *open transaction* to the pool. The next user's `INSERT` then succeeds, and is never committed. Producers that use
+/// sqlx share the fault, so this is exported: build your own pool with it.
+///
+/// ```no_run
+/// # async fn f() -> Result<(), sqlx::Error> {
+/// let pool = sms_outbox::guard_against_lost_writes(sqlx::postgres::PgPoolOptions::new())
+///     .max_connections(10)
+///     .connect("postgres://localhost/app")
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[must_use]
+pub fn guard_against_lost_writes(options: PgPoolOptions) -> PgPoolOptions {
+    options
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| {
+            Box::pin(async move {
+                // Inside an open transaction now() stands still at its start; outside, each statement starts its own.
+                // The simple protocol leaves no prepared statement behind, as PgBouncer demands.
+                let probe = connection.fetch_one("SELECT now() = statement_timestamp()");
+                match tokio::time::timeout(Duration::from_secs(5), probe).await {
+                    Ok(Ok(row)) => row.try_get::<bool, _>(0),
+                    // Broken or silent: not fit for use either.
+                    Ok(Err(_)) | Err(_) => Ok(false),
+                }
+            })
+        })
+}

@@ -1,0 +1,186 @@
+//! Answers for people: what is there, what happened to one job, how the queue is doing.
+
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Outbox, OutboxError};
+
+/// Which jobs. Whatever is `None` does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// These only.
+    pub ids: Option<Vec<Uuid>>,
+    /// Of this account.
+    pub account: Option<String>,
+    /// In this status.
+    pub status: Option<String>,
+    /// With this class of trouble.
+    pub error_class: Option<String>,
+    /// From this sender.
+    pub sender: Option<String>,
+    /// Of this batch.
+    pub batch: Option<Uuid>,
+    /// With this key.
+    pub idempotency_key: Option<String>,
+    /// To this number, normalised.
+    pub recipient: Option<String>,
+    /// Created at least so many seconds ago.
+    pub older_than_s: Option<i64>,
+    /// Created at most so many seconds ago.
+    pub newer_than_s: Option<i64>,
+    /// Not more than this many.
+    pub at_most: i64,
+}
+
+/// A job as a person sees it. Moments are UTC, as in `2026-11-22T14:05:09.123Z`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the columns of sms_outbox.jobs, which its comments explain"
+)]
+pub struct JobRow {
+    pub id: Uuid,
+    pub account: String,
+    pub status: String,
+    pub sender: String,
+    pub recipients: Vec<Option<String>>,
+    pub body: String,
+    pub iys: bool,
+    pub iys_list: Option<String>,
+    pub priority: i16,
+    pub due_at: Option<String>,
+    pub expires_at: Option<String>,
+    pub provider_send_at: Option<String>,
+    pub idempotency_key: Option<String>,
+    pub max_attempts: i16,
+    pub metadata: Value,
+    pub traceparent: Option<String>,
+    pub batch_id: Option<Uuid>,
+    pub attempt: i16,
+    pub order_id: Option<String>,
+    pub duplicate: bool,
+    pub duplicate_of: Option<Uuid>,
+    pub rejected_recipients: Option<Vec<Option<String>>>,
+    pub error_class: Option<String>,
+    pub error_code: Option<i32>,
+    pub error_message: Option<String>,
+    pub ambiguous_since: Option<String>,
+    pub created_at: Option<String>,
+    pub sent_at: Option<String>,
+    pub finished_at: Option<String>,
+    pub worker: Option<String>,
+    pub claimed_at: Option<String>,
+    pub lease_until: Option<String>,
+}
+
+/// One request, as a person sees it.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the columns of sms_outbox.attempts, which its comments explain"
+)]
+pub struct AttemptRow {
+    pub attempt: i16,
+    pub token: i32,
+    pub observer: String,
+    pub counted: bool,
+    pub late: bool,
+    pub worker: Option<String>,
+    pub started_at: Option<String>,
+    pub duration_ms: Option<i32>,
+    pub progress: String,
+    pub http_status: Option<i16>,
+    pub provider_code: Option<i32>,
+    pub error_class: Option<String>,
+    pub error_message: Option<String>,
+    pub order_id: Option<String>,
+}
+
+/// One line of `sms_outbox.queue_stats`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+pub struct QueueStat {
+    /// The account.
+    pub account: String,
+    /// The status; `None` for an account that is paused and has no jobs.
+    pub status: Option<String>,
+    /// How many jobs.
+    pub jobs: i64,
+    /// Age of the oldest queued job that is due, in milliseconds since it became due.
+    pub oldest_due_age_ms: Option<i64>,
+    /// Whether the whole account is paused.
+    pub paused: bool,
+    /// Every pause of the account, with its reason.
+    pub paused_why: Option<String>,
+    /// Milliseconds since the oldest of these pauses began.
+    pub paused_for_ms: Option<i64>,
+}
+
+impl Outbox {
+    /// The jobs that fit, the newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn list(&self, filter: &Filter) -> Result<Vec<JobRow>, OutboxError> {
+        self.call("listing jobs", async |connection| {
+            sqlx::query_as(include_str!("list.sql"))
+                .bind(&filter.ids)
+                .bind(&filter.account)
+                .bind(&filter.status)
+                .bind(&filter.error_class)
+                .bind(&filter.sender)
+                .bind(filter.batch)
+                .bind(&filter.idempotency_key)
+                .bind(&filter.recipient)
+                .bind(filter.older_than_s)
+                .bind(filter.newer_than_s)
+                .bind(filter.at_most)
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+
+    /// One job, or `None` if there is none of this id.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn job(&self, id: Uuid) -> Result<Option<JobRow>, OutboxError> {
+        let filter = Filter {
+            ids: Some(vec![id]),
+            at_most: 1,
+            ..Filter::default()
+        };
+        Ok(self.list(&filter).await?.pop())
+    }
+
+    /// Every request that was made for a job, the first one first.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn attempts(&self, job: Uuid) -> Result<Vec<AttemptRow>, OutboxError> {
+        self.call("reading the history of a job", async |connection| {
+            sqlx::query_as(include_str!("attempts_of.sql"))
+                .bind(job)
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+
+    /// The queue at a glance.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn stats(&self) -> Result<Vec<QueueStat>, OutboxError> {
+        self.call("counting jobs", async |connection| {
+            sqlx::query_as(include_str!("stats.sql"))
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+}

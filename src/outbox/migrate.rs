@@ -1,0 +1,183 @@
+//! Creating and upgrading the schema `sms_outbox`, and nothing else in the database.
+
+use sqlx::{
+    Connection, Executor, PgConnection, Row,
+    migrate::{MigrateError, Migrator},
+};
+
+use super::{ConnectOptions, Outbox, OutboxError};
+
+/// The migrations, with our own bookkeeping beside our own tables.
+fn migrator() -> Migrator {
+    let mut migrator = sqlx::migrate!("./migrations");
+    migrator.dangerous_set_table_name("sms_outbox._migrations");
+    migrator
+}
+
+/// Why the schema could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// The database could not be used.
+    #[error(transparent)]
+    Database(#[from] OutboxError),
+    /// Somebody upgraded already, with a later version of this program.
+    #[error(
+        "the schema sms_outbox is at version {found}, newer than the {known} that this program knows; \
+         use the sms-outbox version that made it, or a later one (schemas are not taken back)"
+    )]
+    Newer {
+        /// What the database has.
+        found: i64,
+        /// What this program has.
+        known: i64,
+    },
+    /// The server is too old.
+    #[error("PostgreSQL {found} is too old: sms-outbox needs 14 or later")]
+    ServerTooOld {
+        /// What the server says it is.
+        found: String,
+    },
+    /// A pooler that shares sessions stands in between.
+    #[error(
+        "a PgBouncer in transaction mode seems to stand between: migrations hold a session lock, so give `migrate` \
+         the database's own address"
+    )]
+    Pooled,
+    /// A migration failed, or an applied one is not what this program knows by its number.
+    #[error("bringing the schema sms_outbox up to date")]
+    Migrate(#[source] MigrateError),
+}
+
+/// How the database's schema relates to this program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaState {
+    /// There is none.
+    Missing,
+    /// `sms-outbox migrate` has something to do.
+    Older {
+        /// What the database has.
+        found: i64,
+        /// What this program has.
+        known: i64,
+    },
+    /// As it should be.
+    Current {
+        /// The version.
+        version: i64,
+    },
+    /// A later program has been here.
+    Newer {
+        /// What the database has.
+        found: i64,
+        /// What this program has.
+        known: i64,
+    },
+}
+
+fn known_version() -> i64 {
+    migrator()
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
+}
+
+impl ConnectOptions {
+    /// Creates or upgrades the schema; returns its version before (`None`: there was none) and after. Safe to run by many
+    /// at once: they queue up behind a lock.
+    ///
+    /// Our bookkeeping is `sms_outbox._migrations`: an application that uses sqlx's migrations in the same database keeps
+    /// its own.
+    ///
+    /// # Errors
+    /// See [`MigrationError`].
+    pub async fn migrate(&self) -> Result<(Option<i64>, i64), MigrationError> {
+        let mut connection = self.connect_alone().await.map_err(|error| match &error {
+            OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. }
+                if source.to_string().contains("startup parameter") =>
+            {
+                MigrationError::Pooled
+            }
+            _ => MigrationError::Database(error),
+        })?;
+        let doing = |source| OutboxError::from_sqlx("examining the server", source);
+
+        let server = connection
+            .fetch_one("SHOW server_version_num")
+            .await
+            .map_err(doing)?;
+        let number: String = server.try_get(0).map_err(doing)?;
+        if number.parse::<u32>().is_ok_and(|number| number < 140_000) {
+            return Err(MigrationError::ServerTooOld { found: number });
+        }
+        if self.pgbouncer || !holds_a_session(&mut connection).await.map_err(doing)? {
+            return Err(MigrationError::Pooled);
+        }
+
+        let before = applied_version(&mut connection).await.map_err(doing)?;
+        let mut migrator = migrator();
+        // CREATE SCHEMA IF NOT EXISTS asks for the right to create even where nothing is to be created.
+        if before.is_none() {
+            migrator.create_schema("sms_outbox");
+        }
+        migrator
+            .run_direct(None, &mut connection, false)
+            .await
+            .map_err(|error| match error {
+                MigrateError::VersionMissing(found) => MigrationError::Newer {
+                    found,
+                    known: known_version(),
+                },
+                other => MigrationError::Migrate(other),
+            })?;
+        // A failure to say goodbye changes nothing about what was done.
+        connection.close().await.ok();
+        Ok((before, known_version()))
+    }
+}
+
+/// Whether the server process is ours for as long as the connection lasts. What we asked for at start-up has arrived
+/// there only if nothing that shares server processes stands in between: PgBouncer drops it, or refuses the connection.
+async fn holds_a_session(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let marked = connection
+        .fetch_one("SELECT current_setting('sms_outbox.session', true)")
+        .await?;
+    Ok(marked
+        .try_get::<Option<String>, _>(0)?
+        .is_some_and(|mark| mark == "own"))
+}
+
+async fn applied_version(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {
+    let exists: bool = connection
+        .fetch_one("SELECT to_regclass('sms_outbox._migrations') IS NOT NULL")
+        .await?
+        .try_get(0)?;
+    if !exists {
+        return Ok(None);
+    }
+    connection
+        .fetch_one("SELECT max(version) FROM sms_outbox._migrations WHERE success")
+        .await?
+        .try_get(0)
+}
+
+impl Outbox {
+    /// How the database's schema relates to this program.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn schema_state(&self) -> Result<SchemaState, OutboxError> {
+        let known = known_version();
+        let applied = self
+            .call("reading the schema's version", async |connection| {
+                applied_version(connection).await
+            })
+            .await?;
+        Ok(match applied {
+            None => SchemaState::Missing,
+            Some(found) if found < known => SchemaState::Older { found, known },
+            Some(found) if found > known => SchemaState::Newer { found, known },
+            Some(version) => SchemaState::Current { version },
+        })
+    }
+}

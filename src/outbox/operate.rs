@@ -1,0 +1,154 @@
+//! What people may do to jobs: retry what failed, cancel what waits, settle what is uncertain.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::{Filter, Outbox, OutboxError};
+use crate::lifecycle::{OrderId, Status};
+
+/// What became of a request to cancel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It will not be sent any more, and never was.
+    Done,
+    /// It will not be sent any more, but an earlier request of it was never answered and may have been accepted.
+    DoneButMayHaveBeenSent,
+}
+
+/// How a person settles an uncertain job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// It arrived; under this order, where that is known.
+    Sent(Option<OrderId>),
+    /// Send it again, at the risk that it arrives twice.
+    Resend,
+    /// Give it up.
+    Fail,
+}
+
+/// What became of a resolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// As asked.
+    Done,
+    /// The job is not uncertain but this.
+    NotUncertain(Status),
+    /// There is no such job.
+    Unknown,
+}
+
+impl Outbox {
+    /// Puts failed jobs that fit back into the queue, with all their attempts; returns their ids.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn retry(&self, filter: &Filter) -> Result<Vec<Uuid>, OutboxError> {
+        self.call("retrying jobs", async |connection| {
+            sqlx::query_scalar(include_str!("retry.sql"))
+                .bind(&filter.ids)
+                .bind(&filter.account)
+                .bind(&filter.error_class)
+                .bind(&filter.sender)
+                .bind(filter.batch)
+                .bind(filter.at_most)
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+
+    /// Cancels queued jobs that fit; returns what became of each.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn cancel(&self, filter: &Filter) -> Result<Vec<(Uuid, Cancelled)>, OutboxError> {
+        let rows: Vec<(Uuid, bool)> = self
+            .call("cancelling jobs", async |connection| {
+                sqlx::query_as(include_str!("cancel.sql"))
+                    .bind(&filter.ids)
+                    .bind(&filter.account)
+                    .bind(&filter.error_class)
+                    .bind(&filter.sender)
+                    .bind(filter.batch)
+                    .bind(filter.at_most)
+                    .persistent(false)
+                    .fetch_all(connection)
+                    .await
+            })
+            .await?;
+        let outcome = |doubt| {
+            if doubt {
+                Cancelled::DoneButMayHaveBeenSent
+            } else {
+                Cancelled::Done
+            }
+        };
+        Ok(rows
+            .into_iter()
+            .map(|(id, doubt)| (id, outcome(doubt)))
+            .collect())
+    }
+
+    /// Settles an uncertain job as a person decided.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn resolve(
+        &self,
+        id: Uuid,
+        resolution: &Resolution,
+    ) -> Result<Resolved, OutboxError> {
+        let (status, order) = match resolution {
+            Resolution::Sent(order) => (Status::Sent, order.as_ref().map(|order| order.as_str())),
+            Resolution::Resend => (Status::Queued, None),
+            Resolution::Fail => (Status::Failed, None),
+        };
+        let done: Option<Uuid> = self
+            .call("resolving a job", async |connection| {
+                sqlx::query_scalar(include_str!("resolve.sql"))
+                    .bind(id)
+                    .bind(status.as_str())
+                    .bind(order)
+                    .persistent(false)
+                    .fetch_optional(connection)
+                    .await
+            })
+            .await?;
+        if done.is_some() {
+            return Ok(Resolved::Done);
+        }
+        Ok(self
+            .statuses(&[id])
+            .await?
+            .get(&id)
+            .map_or(Resolved::Unknown, |status| Resolved::NotUncertain(*status)))
+    }
+
+    /// What these jobs are right now; unknown ids are left out.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses, or a status is unknown to this version.
+    pub async fn statuses(&self, ids: &[Uuid]) -> Result<HashMap<Uuid, Status>, OutboxError> {
+        let rows: Vec<(Uuid, String)> = self
+            .call("reading statuses", async |connection| {
+                sqlx::query_as(include_str!("status_of.sql"))
+                    .bind(ids)
+                    .persistent(false)
+                    .fetch_all(connection)
+                    .await
+            })
+            .await?;
+        let read = |(id, status): (Uuid, String)| {
+            let status = status.parse().map_err(|problem| OutboxError::Unreadable {
+                table: "jobs",
+                column: "status",
+                id: id.to_string(),
+                problem: format!("{problem}"),
+            })?;
+            Ok((id, status))
+        };
+        rows.into_iter().map(read).collect()
+    }
+}

@@ -1,0 +1,394 @@
+//! Writing down what became of claims, many at once.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{Outbox, OutboxError};
+use crate::lifecycle::{Progress, Settlement, Status};
+
+/// Forty bits that tell messages of equal content: same account, same set of numbers, same text. The sender is left out,
+/// because nobody knows whether the provider's duplicate guard looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Content(i64);
+
+impl Content {
+    /// `numbers` in their normalised spelling, in any order.
+    #[must_use]
+    pub fn of<'a>(account: &str, numbers: impl IntoIterator<Item = &'a str>, body: &str) -> Self {
+        let mut numbers: Vec<&str> = numbers.into_iter().collect();
+        numbers.sort_unstable();
+        let mut hasher = Sha256::new();
+        hasher.update(account);
+        for number in numbers {
+            hasher.update([0]);
+            hasher.update(number);
+        }
+        hasher.update([0, 0]);
+        hasher.update(body);
+        let digest = hasher.finalize();
+        let mut low = [0; 8];
+        low[3..].copy_from_slice(&digest[..5]);
+        Self(i64::from_be_bytes(low))
+    }
+}
+
+/// What was seen of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// How far it got.
+    pub progress: Progress,
+    /// HTTP status of the answer.
+    pub http_status: Option<u16>,
+    /// From the start of the request to its answer or its end.
+    pub duration: Duration,
+}
+
+/// Who says what became of the claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observer {
+    /// The worker that made the claim.
+    Worker,
+    /// Someone who found its lease run out.
+    Rescue,
+}
+
+impl Observer {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Rescue => "rescue",
+        }
+    }
+}
+
+/// The end of one claim, ready to be written down.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The job.
+    pub job: Uuid,
+    /// Which claim of it.
+    pub token: i32,
+    /// Its number, from 1.
+    pub attempt: i16,
+    /// Who made it.
+    pub worker: String,
+    /// A moment that is surely not after the claim.
+    pub claimed: Instant,
+    /// What is to become of the job.
+    pub settlement: Settlement,
+    /// What was seen, if a request was made.
+    pub evidence: Option<Evidence>,
+    /// Numbers that were left out because they could not be read.
+    pub rejected: Vec<String>,
+    /// The content, for finding twins.
+    pub content: Content,
+    /// Who says so.
+    pub observer: Observer,
+}
+
+/// What recording did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// The claim still held, and the job is what the settlement says.
+    Settled {
+        /// For a duplicate: the order of its twin, where one is known.
+        order_id: Option<String>,
+        /// For a duplicate: the twin.
+        duplicate_of: Option<Uuid>,
+    },
+    /// The claim had been lost. An acceptance made the job `sent` nevertheless; anything else changed nothing.
+    Late {
+        /// What the job was when the answer came.
+        was: Status,
+    },
+    /// The claim had been lost and the job was `sent` already, under another order: it was accepted twice.
+    AcceptedTwice {
+        /// The order that was on record, where one was.
+        known_order_id: Option<String>,
+    },
+    /// An earlier try of this very record had gone through, or the job is gone.
+    Nothing,
+}
+
+/// One object of the array that `record_other.sql` and `record_late.sql` read.
+#[derive(Serialize)]
+struct Answer<'a> {
+    id: Uuid,
+    token: i32,
+    attempt: i16,
+    worker: &'a str,
+    since_claim_ms: u128,
+    status: &'static str,
+    accepted: bool,
+    spent: bool,
+    delay_ms: u128,
+    doubt: bool,
+    order_id: Option<&'a str>,
+    duplicate: bool,
+    rejected: Option<&'a [String]>,
+    content: i64,
+    error_class: Option<&'static str>,
+    error_code: Option<i32>,
+    error_message: Option<&'a str>,
+    observer: &'static str,
+    progress: Option<&'static str>,
+    http_status: Option<u16>,
+    provider_code: Option<i32>,
+    ms: Option<u128>,
+}
+
+impl Record {
+    /// Whether it is the common case, which has a statement of its own.
+    fn is_plainly_sent(&self) -> bool {
+        matches!(
+            self.settlement,
+            Settlement::Sent {
+                duplicate: false,
+                ..
+            }
+        ) && self.rejected.is_empty()
+            && self.evidence.is_some()
+    }
+
+    fn is_accepted(&self) -> bool {
+        matches!(self.settlement, Settlement::Sent { .. })
+    }
+
+    fn answer(&self) -> Answer<'_> {
+        let (status, spent, trouble) = match &self.settlement {
+            Settlement::Sent { .. } => (Status::Sent, true, None),
+            Settlement::Failed(trouble) => (Status::Failed, self.evidence.is_some(), Some(trouble)),
+            Settlement::Expired => (Status::Expired, false, None),
+            Settlement::Uncertain(trouble) => (
+                Status::Uncertain,
+                self.evidence.is_some() || self.observer == Observer::Rescue,
+                Some(trouble),
+            ),
+            Settlement::Retry { trouble, .. } => (Status::Queued, true, Some(trouble)),
+            Settlement::GiveBack { trouble, .. } => (Status::Queued, false, trouble.as_ref()),
+        };
+        let (order_id, duplicate) = match &self.settlement {
+            Settlement::Sent {
+                order_id,
+                duplicate,
+            } => (order_id.as_ref().map(|id| id.as_str()), *duplicate),
+            _ => (None, false),
+        };
+        let (delay, doubt) = match &self.settlement {
+            Settlement::Retry { delay, doubt, .. } => (*delay, *doubt),
+            // The doubt that ended in uncertainty may be this attempt's own.
+            Settlement::Uncertain(_) => {
+                let own = self.observer == Observer::Rescue
+                    || self
+                        .evidence
+                        .as_ref()
+                        .is_some_and(|seen| seen.progress != Progress::NotSent);
+                (Duration::ZERO, own)
+            }
+            _ => (Duration::ZERO, false),
+        };
+        let answered = self
+            .evidence
+            .as_ref()
+            .is_some_and(|seen| seen.progress == Progress::Answered);
+        Answer {
+            id: self.job,
+            token: self.token,
+            attempt: self.attempt,
+            worker: &self.worker,
+            since_claim_ms: self.claimed.elapsed().as_millis(),
+            status: status.as_str(),
+            accepted: self.is_accepted(),
+            spent,
+            delay_ms: delay.as_millis(),
+            doubt,
+            order_id,
+            duplicate,
+            rejected: (!self.rejected.is_empty()).then_some(self.rejected.as_slice()),
+            content: self.content.0,
+            error_class: trouble.map(|trouble| trouble.class.as_str()),
+            error_code: trouble.and_then(|trouble| trouble.code),
+            error_message: trouble.map(|trouble| trouble.message.as_str()),
+            observer: self.observer.as_str(),
+            progress: match self.observer {
+                Observer::Worker => self.evidence.as_ref().map(|seen| seen.progress.as_str()),
+                Observer::Rescue => Some(Progress::MaybeSent.as_str()),
+            },
+            http_status: self.evidence.as_ref().and_then(|seen| seen.http_status),
+            provider_code: match &self.settlement {
+                Settlement::Sent {
+                    duplicate: true, ..
+                } if answered => Some(451),
+                Settlement::Sent { .. } if answered => Some(200),
+                _ => trouble.and_then(|trouble| trouble.code),
+            },
+            ms: self.evidence.as_ref().map(|seen| seen.duration.as_millis()),
+        }
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct SettledRow {
+    id: Uuid,
+    order_id: Option<String>,
+    duplicate_of: Option<Uuid>,
+}
+
+#[derive(sqlx::FromRow)]
+struct LateRow {
+    id: Uuid,
+    was: String,
+    known_order_id: Option<String>,
+    is_ours: bool,
+    settled: bool,
+    logged: bool,
+}
+
+impl Outbox {
+    /// Records the ends of many claims; answers in the same order. Safe to repeat when its own answer was lost.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses; some of the records may have been written nevertheless.
+    pub async fn record(&self, records: &[Record]) -> Result<Vec<Recorded>, OutboxError> {
+        let (plain, other): (Vec<&Record>, Vec<&Record>) =
+            records.iter().partition(|record| record.is_plainly_sent());
+        let mut outcome: HashMap<Uuid, Recorded> = HashMap::with_capacity(records.len());
+        if !plain.is_empty() {
+            for job in self.record_sent(&plain).await? {
+                outcome.insert(
+                    job,
+                    Recorded::Settled {
+                        order_id: None,
+                        duplicate_of: None,
+                    },
+                );
+            }
+        }
+        if !other.is_empty() {
+            for row in self.record_other(&other).await? {
+                let settled = Recorded::Settled {
+                    order_id: row.order_id,
+                    duplicate_of: row.duplicate_of,
+                };
+                outcome.insert(row.id, settled);
+            }
+        }
+        let late: Vec<&Record> = records
+            .iter()
+            .filter(|record| !outcome.contains_key(&record.job))
+            .collect();
+        if !late.is_empty() {
+            self.record_late(&late, &mut outcome).await?;
+        }
+        Ok(records
+            .iter()
+            .map(|record| {
+                outcome
+                    .get(&record.job)
+                    .cloned()
+                    .unwrap_or(Recorded::Nothing)
+            })
+            .collect())
+    }
+
+    async fn record_sent(&self, records: &[&Record]) -> Result<HashSet<Uuid>, OutboxError> {
+        let mut ids = Vec::with_capacity(records.len());
+        let mut tokens = Vec::with_capacity(records.len());
+        let mut orders: Vec<Option<&str>> = Vec::with_capacity(records.len());
+        let mut statuses: Vec<Option<i16>> = Vec::with_capacity(records.len());
+        let mut times: Vec<i32> = Vec::with_capacity(records.len());
+        let mut contents = Vec::with_capacity(records.len());
+        for record in records {
+            let Settlement::Sent { order_id, .. } = &record.settlement else {
+                continue;
+            };
+            let evidence = record.evidence.as_ref();
+            ids.push(record.job);
+            tokens.push(record.token);
+            orders.push(order_id.as_ref().map(|id| id.as_str()));
+            statuses.push(
+                evidence
+                    .and_then(|seen| seen.http_status)
+                    .and_then(|status| i16::try_from(status).ok()),
+            );
+            times.push(evidence.map_or(0, |seen| {
+                i32::try_from(seen.duration.as_millis()).unwrap_or(i32::MAX)
+            }));
+            contents.push(record.content.0);
+        }
+        self.call("recording acceptances", async |connection| {
+            let recorded: Vec<Uuid> = sqlx::query_scalar(include_str!("record_sent.sql"))
+                .bind(&ids)
+                .bind(&tokens)
+                .bind(&orders)
+                .bind(&statuses)
+                .bind(&times)
+                .bind(&contents)
+                .persistent(self.persistent)
+                .fetch_all(connection)
+                .await?;
+            Ok(recorded.into_iter().collect())
+        })
+        .await
+    }
+
+    async fn record_other(&self, records: &[&Record]) -> Result<Vec<SettledRow>, OutboxError> {
+        let answers: Vec<Answer<'_>> = records.iter().map(|record| record.answer()).collect();
+        self.call("recording outcomes", async |connection| {
+            sqlx::query_as(include_str!("record_other.sql"))
+                .bind(Json(&answers))
+                .persistent(self.persistent)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+
+    async fn record_late(
+        &self,
+        records: &[&Record],
+        outcome: &mut HashMap<Uuid, Recorded>,
+    ) -> Result<(), OutboxError> {
+        let answers: Vec<Answer<'_>> = records.iter().map(|record| record.answer()).collect();
+        let rows: Vec<LateRow> = self
+            .call("recording late answers", async |connection| {
+                sqlx::query_as(include_str!("record_late.sql"))
+                    .bind(Json(&answers))
+                    .persistent(self.persistent)
+                    .fetch_all(connection)
+                    .await
+            })
+            .await?;
+        let accepted: HashSet<Uuid> = records
+            .iter()
+            .filter(|record| record.is_accepted())
+            .map(|record| record.job)
+            .collect();
+        for row in rows {
+            let was: Status = row.was.parse().map_err(|problem| OutboxError::Unreadable {
+                table: "jobs",
+                column: "status",
+                id: row.id.to_string(),
+                problem: format!("{problem}"),
+            })?;
+            let recorded = if row.is_ours || !(row.settled || row.logged) {
+                Recorded::Nothing
+            } else if accepted.contains(&row.id) && was == Status::Sent {
+                Recorded::AcceptedTwice {
+                    known_order_id: row.known_order_id,
+                }
+            } else {
+                Recorded::Late { was }
+            };
+            outcome.insert(row.id, recorded);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,41 @@
+-- What came after its claim was lost. A refusal or a doubt changes nothing any more and is only remembered. An acceptance is
+-- a fact about the world: whatever the job has become, it is sent. If another acceptance is on record already, both stay,
+-- and the caller raises the alarm.
+--   $1 a JSON array, one object per claim
+WITH answer AS MATERIALIZED (
+    SELECT *
+    FROM jsonb_to_recordset($1) AS answer (
+        id uuid, token integer, attempt smallint, worker text, since_claim_ms bigint, spent boolean, accepted boolean,
+        order_id text, duplicate boolean, content bigint, error_class text, error_message text,
+        observer text, progress text, http_status smallint, provider_code integer, ms integer)
+), before AS MATERIALIZED (
+    SELECT job.id, job.status, job.token, job.order_id, job.ambiguous_since,
+           -- Our own record went through although its answer was lost: nothing is late, and nothing happened twice.
+           job.status = 'sent' AND job.token = answer.token AND job.answer_ms IS NOT NULL AS is_ours
+    FROM sms_outbox.jobs AS job JOIN answer USING (id)
+    ORDER BY job.id
+    FOR NO KEY UPDATE OF job
+), settled AS (
+    UPDATE sms_outbox.jobs AS job
+    SET status = 'sent', order_id = answer.order_id, duplicate = answer.duplicate, sent_at = now(), finished_at = now(),
+        lease_until = NULL, error_class = NULL, error_code = NULL, error_message = NULL,
+        twin_key = ((extract(epoch FROM now()) / 300)::bigint << 40) | answer.content
+    FROM answer
+    WHERE answer.accepted AND job.id = answer.id AND job.status <> 'sent'
+    RETURNING job.id
+), logged AS (
+    INSERT INTO sms_outbox.attempt_log (
+        job_id, token, observer, attempt, counted, worker, started_at, duration_ms, progress, http_status, provider_code,
+        error_class, error_message, order_id, late)
+    SELECT answer.id, answer.token, answer.observer, answer.attempt, answer.spent, answer.worker,
+           now() - answer.since_claim_ms * interval '1 millisecond', answer.ms, answer.progress, answer.http_status,
+           answer.provider_code, answer.error_class, answer.error_message, answer.order_id, true
+    FROM answer JOIN before USING (id)
+    WHERE answer.progress IS NOT NULL AND NOT before.is_ours
+    ON CONFLICT DO NOTHING
+    RETURNING job_id
+)
+SELECT before.id, before.status AS was, before.order_id AS known_order_id, before.is_ours,
+       EXISTS (SELECT FROM settled WHERE settled.id = before.id) AS settled,
+       EXISTS (SELECT FROM logged WHERE logged.job_id = before.id) AS logged
+FROM before

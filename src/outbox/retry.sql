@@ -1,0 +1,18 @@
+-- Back to the queue by hand, with all attempts to spend: failed jobs only, because a person has looked at what failed.
+--   $1 ids   $2 account   $3 error class   $4 sender   $5 batch   $6 at most
+WITH chosen AS MATERIALIZED (
+    SELECT id FROM sms_outbox.jobs
+    WHERE status = 'failed'
+      AND ($1::uuid[] IS NULL OR id = ANY ($1))
+      AND ($2::text IS NULL OR account = $2)
+      AND ($3::text IS NULL OR error_class = $3)
+      AND ($4::text IS NULL OR sender = $4)
+      AND ($5::uuid IS NULL OR batch_id = $5)
+    ORDER BY created_at
+    LIMIT $6
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE sms_outbox.jobs AS job
+SET status = 'queued', attempt = 0, due_at = now(), finished_at = NULL, ambiguous_since = NULL
+WHERE job.id = ANY (ARRAY(SELECT id FROM chosen))
+RETURNING job.id
