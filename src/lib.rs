@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod lifecycle;
 pub mod message;
 pub mod outbox;
+pub mod provider;
 
 pub use message::{
     Bulk, Iys, IysList, MessageError, NewMessage, Priority, Recipient, RecipientError,

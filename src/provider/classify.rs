@@ -1,0 +1,604 @@
+//! One table from a reply to what it means for the message. Pure.
+//!
+//! The number in the body decides, whatever the HTTP status says: the provider's pages disagree about whether the two are
+//! equal (send-sms page: they are; error-codes page: HTTP may be a general 400 around a specific code). Only where no
+//! number can be read does the HTTP status speak, and then for the machinery in between rather than for the provider.
+
+use super::reply::{Answer, Code, Reply};
+use crate::lifecycle::{
+    ErrorClass::{
+        self, Account, Auth, Balance, Content, Iys, RateLimited, Recipients, Request, Schedule,
+        Sender, Unavailable, Unknown,
+    },
+    PauseScope, Trouble, Verdict,
+};
+
+/// What a code means, and what a person can do about it.
+enum Meaning {
+    Accepted,
+    Duplicate,
+    Refused(ErrorClass, &'static str),
+    Blocked(PauseScope, ErrorClass, &'static str),
+    Throttled,
+    Outage,
+}
+
+/// The provider's codes. Unless another page is named, each rests on the provider documentation, error-codes page and
+/// the table of the send-sms page.
+fn meaning(code: i32) -> Meaning {
+    use Meaning::{Accepted, Blocked, Duplicate, Outage, Refused, Throttled};
+    match code {
+        200 => Accepted,
+        // "Tekrar eden sipariş": same sender, recipient and text inside a short window, ten minutes in the older pages.
+        451 => Duplicate,
+
+        // "İstek çözümlenemedi"
+        400 => Refused(Request, "The provider could not parse the request."),
+        // "İstek doğrulanamadı"; which field, it says itself.
+        422 => Refused(
+            Request,
+            "The provider found a field of the request invalid.",
+        ),
+        // "Mesaj alıcıları hatalı"; also a number on the account's own block list (older pages).
+        452 => Refused(
+            Recipients,
+            "The provider takes none of these recipients; a number on the account's block list is refused like this too.",
+        ),
+        // "Sipariş boyutu aşıldı"
+        453 => Refused(Content, "The text makes more than 7 parts."),
+        // "Mesaj metni boş"
+        454 => Refused(Content, "The text is empty."),
+        // "Mesaj gönderim tarihinin formatı hatalı"
+        457 => Refused(Schedule, "The provider could not read provider_send_at."),
+        459 => Refused(Sender, "The sender is empty."),
+        460 => Refused(
+            Sender,
+            "The sender has more than 11 characters or a letter that is not allowed.",
+        ),
+        // "Hatalı numara": form or prefix; foreign numbers without the panel's "abroad" mode.
+        466 => Refused(
+            Recipients,
+            "A number is invalid; foreign numbers need the abroad mode in the provider's panel.",
+        ),
+        468 => Refused(Iys, "The request does not say whether İYS is to be asked."),
+        469 => Refused(
+            Iys,
+            "The request does not name its İYS list: BIREYSEL or TACIR.",
+        ),
+
+        // "Üyelik bilgileri hatalı"; most often the panel's switch (send-sms page).
+        401 => Blocked(
+            PauseScope::Account,
+            Auth,
+            "Check key and hash, that API access is switched on in the provider's panel, and that this machine's address is allowed there.",
+        ),
+        // "Bakiye yetersiz"
+        402 => Blocked(
+            PauseScope::Account,
+            Balance,
+            "Top up the account's balance.",
+        ),
+        // "Aktif abonelik bulunamadı"
+        403 => Blocked(
+            PauseScope::Account,
+            Account,
+            "The account has no active subscription.",
+        ),
+        // "API istek yapılan yönteme sahip değil"
+        404 => Blocked(
+            PauseScope::Account,
+            Account,
+            "The provider knows no such method: check ILETIMERKEZI_BASE_URL.",
+        ),
+        // "Evrak bilgisi eksik"
+        467 => Blocked(
+            PauseScope::Account,
+            Account,
+            "The account's papers are incomplete: the provider's panel says which.",
+        ),
+        // "Gönderilen başlık kullanıma uygun değil"
+        450 => Blocked(
+            PauseScope::Sender,
+            Sender,
+            "The sender is not approved, or not written exactly as it was approved; case and spaces count.",
+        ),
+        // "IYS kodunuzu ayarlamalısınız"
+        470 => Blocked(
+            PauseScope::Iys,
+            Account,
+            "Set the İYS brand code of the account in the provider's panel.",
+        ),
+
+        // Not documented as a code; frameworks use it when too many requests come.
+        429 => Throttled,
+        // "Sunucu geçici olarak servis dışı"; that it comes before anything is sent is likely, and not promised.
+        503 => Outage,
+
+        // Codes of other methods (455, 456, 458, 461 to 465, 471 to 474), message states (110 to 115), and codes that
+        // come and go (419 to 426 once did): no repeat can be told to help.
+        _ => Refused(
+            Unknown,
+            "This code is not known to come from send-sms; the provider's support can tell.",
+        ),
+    }
+}
+
+/// What `reply` means, and the provider's number in it.
+///
+/// `secrets` never appear in the result: what was sent may be echoed.
+pub(super) fn classify(reply: &Reply, answer: &Answer, secrets: &[&str]) -> (Verdict, Option<i32>) {
+    let words = answer
+        .message
+        .as_deref()
+        .map(|words| scrub(words, secrets))
+        .filter(|words| !words.is_empty());
+    let words = words.as_deref();
+    match &answer.code {
+        Some(Code::Number(code)) => (by_code(*code, reply, answer, words), Some(*code)),
+        Some(Code::TooLarge(masked)) => {
+            let said = sentence(&format!("Code {masked}"), words, UNHEARD_OF);
+            (Verdict::Refused(Trouble::new(Unknown, said)), None)
+        }
+        None => (by_http_status(reply, words), None),
+    }
+}
+
+fn by_code(code: i32, reply: &Reply, answer: &Answer, words: Option<&str>) -> Verdict {
+    let trouble = |class, hint: &str| {
+        Trouble::with_code(class, code, sentence(&format!("Code {code}"), words, hint))
+    };
+    match meaning(code) {
+        Meaning::Accepted => Verdict::Accepted(answer.order_id.clone()),
+        Meaning::Duplicate => Verdict::Duplicate,
+        Meaning::Refused(class, hint) => Verdict::Refused(trouble(class, hint)),
+        Meaning::Blocked(scope, class, hint) => Verdict::Blocked {
+            scope,
+            trouble: trouble(class, hint),
+        },
+        Meaning::Throttled => Verdict::Throttled {
+            trouble: trouble(RateLimited, TOO_MANY),
+            retry_after: reply.retry_after,
+        },
+        Meaning::Outage => Verdict::Unclear {
+            trouble: trouble(Unavailable, "The provider is out of order for the moment."),
+            answered: true,
+        },
+    }
+}
+
+const TOO_MANY: &str =
+    "The provider wants fewer requests; if this stays, lower SMS_OUTBOX_RATE_PER_SECOND.";
+
+const UNHEARD_OF: &str = "No code of the provider is near this; its support can tell.";
+
+/// Undocumented throughout: these are the readings under which nothing is sent twice and no account's trouble is charged
+/// to a message.
+fn by_http_status(reply: &Reply, words: Option<&str>) -> Verdict {
+    let status = reply.http_status;
+    let trouble = |class, hint: &str| {
+        let what = format!("HTTP {status} without a code of the provider");
+        Trouble::new(class, sentence(&what, words, hint))
+    };
+    let blocked = |class, hint: &str| Verdict::Blocked {
+        scope: PauseScope::Account,
+        trouble: trouble(class, hint),
+    };
+    match status {
+        300..=399 => blocked(
+            Account,
+            "It points elsewhere, and an order is never sent on: check ILETIMERKEZI_BASE_URL.",
+        ),
+        401 | 403 => blocked(
+            Auth,
+            "Something in front of the provider refuses the request: check that this machine's address is allowed.",
+        ),
+        413 => Verdict::Refused(trouble(Request, "The request is too large.")),
+        429 => Verdict::Throttled {
+            trouble: trouble(RateLimited, TOO_MANY),
+            retry_after: reply.retry_after,
+        },
+        400..=499 => blocked(
+            Account,
+            "The provider always gives a code, so something else answered: check ILETIMERKEZI_BASE_URL.",
+        ),
+        // Behind a gateway's 500, 502, 503 or 504 the provider may still be at work.
+        500..=599 => Verdict::Unclear {
+            trouble: trouble(
+                Unavailable,
+                "The provider, or something in front of it, is out of order.",
+            ),
+            answered: false,
+        },
+        _ => match &reply.cut {
+            // The end of a body that breaks off says nothing about the end of the work.
+            Some(cut) => Verdict::Unclear {
+                trouble: cut.clone(),
+                answered: false,
+            },
+            None => Verdict::Unclear {
+                trouble: trouble(Unknown, "The answer could not be read."),
+                answered: true,
+            },
+        },
+    }
+}
+
+/// `Code 402 (Bakiye yetersiz). Top up the account's balance.`
+fn sentence(what: &str, words: Option<&str>, hint: &str) -> String {
+    match words {
+        Some(words) => format!("{what} ({words}). {hint}"),
+        None => format!("{what}. {hint}"),
+    }
+}
+
+/// The longest quotation, in characters.
+const LONGEST_WORDS: usize = 300;
+
+/// Somebody else's words, fit for a row and a log line: on one line, bounded, without what was sent and without anything
+/// that could be a phone number.
+pub(super) fn scrub(words: &str, secrets: &[&str]) -> String {
+    let mut words = words.to_owned();
+    for secret in secrets {
+        // Shorter ones would tear holes into words and are no secrets.
+        if secret.chars().count() >= 4 {
+            words = words.replace(secret, "•••");
+        }
+    }
+    let words = words
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let words = hide_numbers(&words);
+    match words.char_indices().nth(LONGEST_WORDS) {
+        Some((end, _)) => format!("{}…", words[..end].trim_end()),
+        None => words,
+    }
+}
+
+/// Hides every run of seven digits or more, with or without the separators that people put between them.
+fn hide_numbers(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    // A possible number: where its digits begin in `shown`, where the last of them ends, and how many there are.
+    let mut run: Option<(usize, usize, usize)> = None;
+    let hide = |shown: &mut String, run: Option<(usize, usize, usize)>| {
+        if let Some((start, end, digits)) = run
+            && digits >= 7
+        {
+            shown.replace_range(start..end, "•••••");
+        }
+    };
+    for c in text.chars() {
+        let is_separator = matches!(c, ' ' | '-' | '.' | '/' | '(' | ')' | '+');
+        if c.is_numeric() {
+            let (start, _, digits) = run.unwrap_or((shown.len(), 0, 0));
+            shown.push(c);
+            run = Some((start, shown.len(), digits + 1));
+        } else {
+            if !is_separator {
+                hide(&mut shown, run.take());
+            }
+            shown.push(c);
+        }
+    }
+    hide(&mut shown, run);
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::OrderId;
+    use std::time::Duration;
+
+    fn reply(http_status: u16, body: &str) -> Reply {
+        Reply {
+            http_status,
+            retry_after: None,
+            body: body.as_bytes().to_vec(),
+            cut: None,
+        }
+    }
+
+    fn verdict(reply: &Reply) -> (Verdict, Option<i32>) {
+        classify(reply, &Answer::read(&reply.body), &[])
+    }
+
+    /// What a verdict says, without its sentence.
+    #[derive(Debug, PartialEq)]
+    enum Kind {
+        Accepted,
+        Duplicate,
+        Refused(ErrorClass),
+        Blocked(PauseScope, ErrorClass),
+        Throttled,
+        Unclear(ErrorClass, bool),
+    }
+
+    fn kind(verdict: &Verdict) -> Kind {
+        match verdict {
+            Verdict::Accepted(_) => Kind::Accepted,
+            Verdict::Duplicate => Kind::Duplicate,
+            Verdict::Refused(trouble) => Kind::Refused(trouble.class),
+            Verdict::Blocked { scope, trouble } => Kind::Blocked(*scope, trouble.class),
+            Verdict::Throttled { trouble, .. } => {
+                assert_eq!(trouble.class, RateLimited);
+                Kind::Throttled
+            }
+            Verdict::Unclear { trouble, answered } => Kind::Unclear(trouble.class, *answered),
+            Verdict::NotSent(_) => panic!("an answer was read"),
+        }
+    }
+
+    fn trouble(verdict: &Verdict) -> Option<&Trouble> {
+        match verdict {
+            Verdict::Refused(trouble)
+            | Verdict::Blocked { trouble, .. }
+            | Verdict::Throttled { trouble, .. }
+            | Verdict::Unclear { trouble, .. }
+            | Verdict::NotSent(trouble) => Some(trouble),
+            Verdict::Accepted(_) | Verdict::Duplicate => None,
+        }
+    }
+
+    #[test]
+    fn every_code_means_the_same_under_any_http_status_as_number_or_as_text() {
+        use Kind::{Accepted, Blocked, Duplicate, Refused, Throttled, Unclear};
+        use PauseScope as Scope;
+        let mut table = vec![
+            (200, Accepted),
+            (400, Refused(Request)),
+            (401, Blocked(Scope::Account, Auth)),
+            (402, Blocked(Scope::Account, Balance)),
+            (403, Blocked(Scope::Account, Account)),
+            (404, Blocked(Scope::Account, Account)),
+            (422, Refused(Request)),
+            (429, Throttled),
+            (450, Blocked(Scope::Sender, Sender)),
+            (451, Duplicate),
+            (452, Refused(Recipients)),
+            (453, Refused(Content)),
+            (454, Refused(Content)),
+            (457, Refused(Schedule)),
+            (459, Refused(Sender)),
+            (460, Refused(Sender)),
+            (466, Refused(Recipients)),
+            (467, Blocked(Scope::Account, Account)),
+            (468, Refused(Iys)),
+            (469, Refused(Iys)),
+            (470, Blocked(Scope::Iys, Account)),
+            (503, Unclear(Unavailable, true)),
+        ];
+        let others = [
+            -200,
+            -1,
+            0,
+            1,
+            2,
+            20,
+            100,
+            110,
+            111,
+            112,
+            113,
+            114,
+            115,
+            199,
+            201,
+            202,
+            204,
+            301,
+            405,
+            413,
+            419,
+            426,
+            455,
+            456,
+            458,
+            461,
+            462,
+            463,
+            464,
+            465,
+            471,
+            472,
+            473,
+            474,
+            475,
+            500,
+            502,
+            504,
+            999,
+            1000,
+            2000,
+            i32::MAX,
+            i32::MIN,
+        ];
+        table.extend(others.map(|code| (code, Refused(Unknown))));
+        for (code, expected) in table {
+            let mirrored = u16::try_from(code).ok().filter(|s| (200..1000).contains(s));
+            for http_status in [200, 201, 302, 400, 401, 413, 429, 500, 502, 503]
+                .into_iter()
+                .chain(mirrored)
+            {
+                let as_number =
+                    format!(r#"{{"response":{{"status":{{"code":{code},"message":"m"}}}}}}"#);
+                let as_text =
+                    format!(r#"{{"response":{{"status":{{"code":"{code}","message":"m"}}}}}}"#);
+                // A sign is written in numbers only.
+                let bodies = if code < 0 {
+                    vec![as_number]
+                } else {
+                    vec![as_number, as_text]
+                };
+                for body in bodies {
+                    let (verdict, read) = verdict(&reply(http_status, &body));
+                    assert_eq!(kind(&verdict), expected, "HTTP {http_status} {body}");
+                    assert_eq!(read, Some(code));
+                    if let Some(trouble) = trouble(&verdict) {
+                        assert_eq!(trouble.code, Some(code));
+                        let start = format!("Code {code} (m). ");
+                        assert!(trouble.message.starts_with(&start), "{}", trouble.message);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_readable_code_the_http_status_speaks() {
+        use Kind::{Blocked, Refused, Throttled, Unclear};
+        use PauseScope as Scope;
+        let unreadable = [
+            "",
+            "<html>Bad</html>",
+            r#"{"response":{"status":{"co"#,
+            r#"{"message":"Server Error"}"#,
+            r#"{"response":{"status":{"code":null}}}"#,
+            "[]",
+            "\u{0}",
+        ];
+        for (statuses, expected) in [
+            (
+                &[301, 302, 303, 304, 307, 308][..],
+                Blocked(Scope::Account, Account),
+            ),
+            (&[401, 403], Blocked(Scope::Account, Auth)),
+            (&[413], Refused(Request)),
+            (&[429], Throttled),
+            (
+                &[400, 402, 404, 405, 408, 422, 431, 450, 451, 474, 499],
+                Blocked(Scope::Account, Account),
+            ),
+            (
+                &[500, 501, 502, 503, 504, 520, 599],
+                Unclear(Unavailable, false),
+            ),
+            (&[200, 201, 202, 204, 299, 600, 999], Unclear(Unknown, true)),
+        ] {
+            for status in statuses {
+                for body in unreadable {
+                    let (verdict, code) = verdict(&reply(*status, body));
+                    assert_eq!(kind(&verdict), expected, "HTTP {status} {body:?}");
+                    assert_eq!(code, None);
+                    let trouble = trouble(&verdict).unwrap();
+                    assert_eq!(trouble.code, None);
+                    assert!(
+                        trouble.message.contains(&status.to_string()),
+                        "{}",
+                        trouble.message
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_acceptance_keeps_its_order_id_where_there_is_one() {
+        for (body, id) in [
+            (
+                r#"{"response":{"status":{"code":200},"order":{"id":"312891245"}}}"#,
+                Some("312891245"),
+            ),
+            (
+                r#"{"response":{"status":{"code":"200"},"order":{"id":312891245}}}"#,
+                Some("312891245"),
+            ),
+            (r#"{"response":{"status":{"code":200}}}"#, None),
+            (
+                r#"{"response":{"status":{"code":200},"order":{"id":""}}}"#,
+                None,
+            ),
+            (r#"{"response":{"status":{"code":200},"order":[1]}}"#, None),
+        ] {
+            let (verdict, _) = verdict(&reply(200, body));
+            assert_eq!(
+                verdict,
+                Verdict::Accepted(id.and_then(OrderId::parse)),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wish_to_wait_is_passed_on() {
+        for body in ["", r#"{"response":{"status":{"code":429}}}"#] {
+            let mut reply = reply(429, body);
+            reply.retry_after = Some(Duration::from_secs(7));
+            match verdict(&reply).0 {
+                Verdict::Throttled { retry_after, .. } => {
+                    assert_eq!(retry_after, Some(Duration::from_secs(7)));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_is_a_doubt_or_what_its_status_says() {
+        let cut = |status| Reply {
+            cut: Some(Trouble::new(ErrorClass::Network, "The answer broke off.")),
+            ..reply(status, r#"{"response":{"status":{"code":20"#)
+        };
+        assert_eq!(
+            kind(&verdict(&cut(200)).0),
+            Kind::Unclear(ErrorClass::Network, false)
+        );
+        assert_eq!(
+            kind(&verdict(&cut(502)).0),
+            Kind::Unclear(Unavailable, false)
+        );
+        assert_eq!(
+            kind(&verdict(&cut(404)).0),
+            Kind::Blocked(PauseScope::Account, Account)
+        );
+    }
+
+    #[test]
+    fn a_code_beyond_reason_is_a_refusal_that_does_not_repeat_it() {
+        let (verdict, code) = verdict(&reply(
+            200,
+            r#"{"response":{"status":{"code":905321234567}}}"#,
+        ));
+        assert_eq!(code, None);
+        let said = &trouble(&verdict).unwrap().message;
+        assert_eq!(kind(&verdict), Kind::Refused(Unknown));
+        assert!(
+            said.contains("90532•••••67") && !said.contains("1234"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn the_providers_words_are_quoted_without_what_was_sent() {
+        for (words, quoted) in [
+            ("Bakiye yetersiz", "Bakiye yetersiz"),
+            ("  two\n lines\t\u{1b}[31mred ", "two lines [31mred"),
+            ("Hatalı numara: 905321234567", "Hatalı numara: •••••"),
+            (
+                "Hatalı numara: +90 (532) 123-45-67 ve 0533 1234567",
+                "Hatalı numara: +••••• ve •••••",
+            ),
+            (
+                "En fazla 50000 alıcı, 1071 karakter",
+                "En fazla 50000 alıcı, 1071 karakter",
+            ),
+            ("sip. 123456, kod 99", "sip. 123456, kod 99"),
+            ("٠٥٣٢١٢٣٤٥٦٧", "•••••"),
+            ("key s3cretkey hash h4sh!value", "key ••• hash •••"),
+            ("metin: Kodunuz 4711", "metin: •••"),
+            ("ok", "ok"),
+            ("", ""),
+        ] {
+            assert_eq!(
+                scrub(
+                    words,
+                    &["s3cretkey", "h4sh!value", "Kodunuz 4711", "ok", ""]
+                ),
+                quoted
+            );
+        }
+        let long = scrub(&"ş".repeat(1000), &[]);
+        assert_eq!(long.chars().count(), LONGEST_WORDS + 1);
+    }
+}
