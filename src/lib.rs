@@ -1,6 +1,7 @@
 //! A transactional outbox for SMS on PostgreSQL, delivered through iletiMerkezi.
 
 pub mod backoff;
+pub mod embedded;
 pub mod lifecycle;
 pub mod message;
 pub mod outbox;

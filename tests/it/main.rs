@@ -1,0 +1,5 @@
+//! What the program promises, checked against a real PostgreSQL.
+
+mod private_postgres;
+mod support;
+mod test_database;
