@@ -36,7 +36,7 @@ async fn every_test_has_a_database_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_database_can_be_reached_by_its_url() {
+async fn a_database_with_the_schema_can_be_reached_by_its_url() {
     let database = TestDatabase::create().await;
     let mut connection = PgConnection::connect(&database.url())
         .await
@@ -46,6 +46,10 @@ async fn a_database_can_be_reached_by_its_url() {
         .await
         .expect("its name");
     assert_eq!(name, database.name());
+    sqlx::query("SELECT FROM sms_outbox.jobs")
+        .execute(&mut connection)
+        .await
+        .expect("the schema is there");
 }
 
 #[tokio::test]

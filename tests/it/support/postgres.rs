@@ -18,6 +18,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::Url;
 use sms_outbox::embedded::{self, Options, PrivatePostgres, Sources};
+use sms_outbox::guard_against_lost_writes;
+use sms_outbox::outbox::ConnectOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use testcontainers::core::{IntoContainerPort, WaitFor};
@@ -45,8 +47,11 @@ pub struct TestDatabase {
 impl TestDatabase {
     /// A fresh database with the schema in it.
     pub async fn create() -> Self {
-        // What makes the schema is the only line to change here.
-        Self::from_template("schema", async |_url| {}).await
+        Self::from_template("schema", async |url| {
+            let migrated = ConnectOptions::new(url).migrate().await;
+            migrated.expect("an empty database can be migrated");
+        })
+        .await
     }
 
     /// A fresh database with nothing in it.
@@ -80,7 +85,7 @@ impl TestDatabase {
     async fn copy_of(template: &str) -> Self {
         let name = fresh_name();
         execute(format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
-        let pool = PgPoolOptions::new()
+        let pool = guard_against_lost_writes(PgPoolOptions::new())
             .max_connections(16)
             .connect_lazy(&server().url(&name))
             .expect("a URL that another connection was made with");
