@@ -386,7 +386,8 @@ BEGIN
         v_weight := least(p_weights[i], p_limit);
         v_start := v_last;
         IF NOT p_urgent[i] THEN
-            v_start := greatest(v_start, (v_ring.paced_to / 10000 - v_bucket + p_window)::integer);
+            v_start := greatest(
+                v_start, p_window + least(greatest(v_ring.paced_to / 10000 - v_bucket, 0), p_horizon + 1)::integer);
         END IF;
         WHILE v_last < v_start OR v_sum + v_weight > p_limit LOOP
             v_last := v_last + 1;

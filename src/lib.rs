@@ -1,6 +1,10 @@
 //! A transactional outbox for SMS on PostgreSQL, delivered through iletiMerkezi.
 
 pub mod backoff;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod dispatch;
 pub mod embedded;
 pub mod lifecycle;
 pub mod message;

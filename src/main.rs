@@ -1,3 +1,5 @@
-//! The program `sms-outbox`.
+//! The program `sms-outbox`: arguments -> [`sms_outbox::cli`] -> exit code.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    sms_outbox::cli::main()
+}

@@ -22,7 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use crate::{
-    lifecycle::{ErrorClass, Trouble, Verdict},
+    lifecycle::{ErrorClass, Progress, Trouble, Verdict},
     message::{Iys, Recipient},
 };
 
@@ -30,8 +30,6 @@ mod classify;
 mod handover;
 mod reply;
 mod wire;
-
-pub use handover::Progress;
 
 use classify::classify;
 use handover::Handover;

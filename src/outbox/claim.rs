@@ -61,6 +61,8 @@ pub struct Claim {
     pub traceparent: Option<String>,
     /// Whether it is a bulk order.
     pub bulk: bool,
+    /// Whether it goes before everything else (priority 0).
+    pub urgent: bool,
     /// Age of an older doubt at the time of the claim.
     pub doubt_age: Option<Duration>,
     /// Time to `expires_at` at the time of the claim.
@@ -97,6 +99,7 @@ struct Row {
     max_attempts: i16,
     traceparent: Option<String>,
     bulk: bool,
+    urgent: bool,
     provider_send_at_s: Option<i64>,
     doubt_age_ms: Option<i64>,
     expires_in_ms: Option<i64>,
@@ -120,6 +123,7 @@ impl Row {
             max_attempts: self.max_attempts,
             traceparent: self.traceparent,
             bulk: self.bulk,
+            urgent: self.urgent,
             doubt_age: self.doubt_age_ms.map(from_millis),
             expires_in: self.expires_in_ms.map(from_millis),
             wait_us: self.wait_us,

@@ -49,7 +49,7 @@ WITH held AS MATERIALIZED (
       AND job.id = ANY (ARRAY(SELECT id FROM granted))
     RETURNING granted.place, granted.wait_us, job.*
 )
-SELECT id, token, sender, recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk,
+SELECT id, token, sender, recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk, priority = 0 AS urgent,
        extract(epoch FROM provider_send_at)::bigint AS provider_send_at_s,
        (extract(epoch FROM now() - ambiguous_since) * 1000)::bigint AS doubt_age_ms,
        (extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms,

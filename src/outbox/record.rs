@@ -46,6 +46,8 @@ pub struct Evidence {
     pub progress: Progress,
     /// HTTP status of the answer.
     pub http_status: Option<u16>,
+    /// The provider's own number, where one could be read: 200 and 451 too.
+    pub code: Option<i32>,
     /// From the start of the request to its answer or its end.
     pub duration: Duration,
 }
@@ -194,10 +196,6 @@ impl Record {
             }
             _ => (Duration::ZERO, false),
         };
-        let answered = self
-            .evidence
-            .as_ref()
-            .is_some_and(|seen| seen.progress == Progress::Answered);
         Answer {
             id: self.job,
             token: self.token,
@@ -222,13 +220,7 @@ impl Record {
                 Observer::Rescue => Some(Progress::MaybeSent.as_str()),
             },
             http_status: self.evidence.as_ref().and_then(|seen| seen.http_status),
-            provider_code: match &self.settlement {
-                Settlement::Sent {
-                    duplicate: true, ..
-                } if answered => Some(451),
-                Settlement::Sent { .. } if answered => Some(200),
-                _ => trouble.and_then(|trouble| trouble.code),
-            },
+            provider_code: self.evidence.as_ref().and_then(|seen| seen.code),
             ms: self.evidence.as_ref().map(|seen| seen.duration.as_millis()),
         }
     }

@@ -6,7 +6,6 @@
 //! longer be taken, no complete request can have left, and no error message needs to be believed.
 
 use std::{
-    fmt,
     pin::Pin,
     sync::{
         Arc,
@@ -17,35 +16,6 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-
-/// How far one request got. The text form is what `sms_outbox.attempts` holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Progress {
-    /// Surely never left this process whole.
-    NotSent,
-    /// Handed to the connection; it may have arrived, and no answer was seen.
-    MaybeSent,
-    /// At least the head of an answer came back.
-    Answered,
-}
-
-impl Progress {
-    /// The text that the database holds.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotSent => "not_sent",
-            Self::MaybeSent => "maybe_sent",
-            Self::Answered => "answered",
-        }
-    }
-}
-
-impl fmt::Display for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 const WAITING: u8 = 0;
 const HANDED_OVER: u8 = 1;

@@ -1,0 +1,143 @@
+//! The program: one file per family of commands, with no SQL and no rules of its own.
+
+mod migrate;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{config::Misconfigured, dispatch::chain};
+
+/// A transactional outbox for SMS on PostgreSQL, delivered through iletiMerkezi
+#[derive(Parser, Debug)]
+#[command(
+    name = "sms-outbox",
+    version,
+    about,
+    propagate_version = true,
+    max_term_width = 120
+)]
+struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Debug)]
+struct LogArgs {
+    /// How much is logged: error, warn, info, debug or trace, also per module as in info,sms_outbox=debug
+    #[arg(
+        long,
+        global = true,
+        env = "SMS_OUTBOX_LOG",
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
+    log: String,
+    /// How it is logged
+    #[arg(
+        long,
+        global = true,
+        env = "SMS_OUTBOX_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Create or upgrade the schema sms_outbox; touches nothing else in the database
+    Migrate(migrate::MigrateArgs),
+    /// Send what is due; run any number of these, on any number of machines
+    Worker(Box<crate::config::WorkerArgs>),
+}
+
+/// Runs the program with this process's arguments and environment.
+///
+/// Exit codes: 0 done, 1 it failed, 2 wrong usage or configuration.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Before clap reads the environment. A file that is not there is no error; one that cannot be read is.
+    if let Err(error) = dotenvy::dotenv()
+        && !error.not_found()
+    {
+        // The error may quote the line, and the line may hold a secret.
+        eprintln!("error: the file .env cannot be read: its lines are NAME=value");
+        return ExitCode::from(2);
+    }
+    let cli = Cli::parse();
+    if let Err(error) = start_logging(&cli.log) {
+        return fail(&error.into());
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let result = runtime.block_on(run(cli.command));
+    // What is still running (a stalled request after a second signal) does not hold up the exit.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Migrate(args) => migrate::run(args).await,
+        Command::Worker(args) => worker::run(*args).await,
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {}", chain(error.as_ref()));
+    if error.downcast_ref::<Misconfigured>().is_some() {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Logs go to standard error: standard output belongs to what a command answers.
+fn start_logging(args: &LogArgs) -> Result<(), Misconfigured> {
+    // The driver reports every notice of a migration as news; whoever wants that can ask for it.
+    let targets: Targets = format!("sqlx=warn,{}", args.log).parse().map_err(|error| {
+        Misconfigured(format!(
+            "SMS_OUTBOX_LOG cannot be understood ({error}); write info or sms_outbox=debug,info"
+        ))
+    })?;
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi);
+    let layer = match args.log_format {
+        LogFormat::Text => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    // A second start in one process (tests) keeps the first.
+    tracing_subscriber::registry()
+        .with(layer.with_filter(targets))
+        .try_init()
+        .ok();
+    // A panic's own words may quote anything; where it happened is enough to find it.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic
+            .location()
+            .map_or_else(String::new, ToString::to_string);
+        tracing::error!(place, "a bug: please report it with this place");
+    }));
+    Ok(())
+}

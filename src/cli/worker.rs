@@ -1,0 +1,48 @@
+//! `sms-outbox worker`
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::WorkerArgs,
+    daemon::{self, DaemonError, Ended, Stops},
+};
+
+pub(super) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
+    let stops = Stops {
+        gently: CancellationToken::new(),
+        at_once: CancellationToken::new(),
+    };
+    listen(&stops)?;
+    let secrets = args.provider.secrets(|name| std::env::var(name).ok())?;
+    // Unwrapped, so that a setting that cannot be used is told apart by the exit code.
+    let ended = daemon::run(&args, secrets, stops)
+        .await
+        .map_err(|error| match error {
+            DaemonError::Misconfigured(error) => anyhow::Error::from(error),
+            other => other.into(),
+        })?;
+    match ended {
+        Ended::InOrder => Ok(ExitCode::SUCCESS),
+        Ended::Interrupted | Ended::Broken => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// The first signal stops in order, the second one at once.
+pub(super) fn listen(stops: &Stops) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stops = stops.clone();
+    tokio::spawn(async move {
+        for token in [&stops.gently, &stops.at_once] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            token.cancel();
+        }
+    });
+    Ok(())
+}

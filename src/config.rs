@@ -1,0 +1,483 @@
+//! The environment, as one struct: read at the top, handed down in small pieces. Nothing below `cli` and `daemon` asks the
+//! environment for anything.
+//!
+//! A flag wins over the environment, the environment over a `.env` file, and that over the default.
+
+use std::{fmt, time::Duration};
+
+use clap::Args;
+use secrecy::SecretString;
+
+use crate::{
+    backoff::Backoff,
+    lifecycle::Policy,
+    message::ForeignNumbers,
+    outbox::{ConnectOptions, Probing},
+};
+
+/// A setting that cannot be used, in a sentence that an operator can act on. The program exits with 2.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Misconfigured(pub String);
+
+/// Which database.
+#[derive(Args, Clone)]
+pub struct DatabaseArgs {
+    /// The database that holds the schema `sms_outbox`, as postgres://user:password@host/database
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+
+    /// A PgBouncer in transaction mode stands in between: use no session settings and no named statements
+    #[arg(long, env = "SMS_OUTBOX_PGBOUNCER", value_name = "BOOL", default_value_t = false,
+          num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
+    pub pgbouncer: bool,
+}
+
+impl fmt::Debug for DatabaseArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The address may hold a password.
+        f.debug_struct("DatabaseArgs")
+            .field("pgbouncer", &self.pgbouncer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DatabaseArgs {
+    /// How to reach it.
+    ///
+    /// # Errors
+    /// When no address is given.
+    pub fn connect_options(&self) -> Result<ConnectOptions, Misconfigured> {
+        let url = self
+            .database_url
+            .clone()
+            .filter(|url| !url.trim().is_empty())
+            .ok_or_else(|| {
+                Misconfigured(
+                    "DATABASE_URL is not set: give the address of the database, as in \
+                 DATABASE_URL=postgres://user:password@localhost/app (or --database-url)"
+                        .to_owned(),
+                )
+            })?;
+        Ok(ConnectOptions {
+            pgbouncer: self.pgbouncer,
+            ..ConnectOptions::new(url)
+        })
+    }
+}
+
+/// Where the provider is and how long it may take.
+#[derive(Args, Clone, Debug)]
+pub struct ProviderArgs {
+    /// Where the provider's API is; a sandbox or a proxy of your own otherwise
+    #[arg(
+        long,
+        env = "ILETIMERKEZI_BASE_URL",
+        value_name = "URL",
+        default_value = "https://api.iletimerkezi.com"
+    )]
+    pub base_url: String,
+
+    /// The longest one request may take, from its start to the end of its answer
+    #[arg(long, env = "SMS_OUTBOX_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub request_timeout: Duration,
+
+    /// The longest that connecting to the provider may take
+    #[arg(long, env = "SMS_OUTBOX_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub connect_timeout: Duration,
+
+    /// The accounts to send for, separated by commas. Each has its own key and hash: ILETIMERKEZI_API_KEY and
+    /// ILETIMERKEZI_API_HASH for `default`, ILETIMERKEZI_API_KEY_MARKETING and so on for `marketing`
+    #[arg(
+        long,
+        env = "SMS_OUTBOX_ACCOUNTS",
+        value_name = "NAMES",
+        default_value = "default",
+        value_delimiter = ','
+    )]
+    pub accounts: Vec<String>,
+}
+
+/// Everything a worker is told.
+#[derive(Args, Clone, Debug)]
+pub struct WorkerArgs {
+    /// Which database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+
+    /// Which provider.
+    #[command(flatten)]
+    pub provider: ProviderArgs,
+
+    /// Requests under way at most, shared evenly by the accounts
+    #[arg(
+        long,
+        env = "SMS_OUTBOX_CONCURRENCY",
+        value_name = "N",
+        default_value_t = 50
+    )]
+    pub concurrency: usize,
+
+    /// Recipients per second and account, over all workers together; 0 = no limit
+    #[arg(
+        long,
+        env = "SMS_OUTBOX_RATE_PER_SECOND",
+        value_name = "N",
+        default_value_t = 100
+    )]
+    pub rate_per_second: u32,
+
+    /// How long a claim holds without an answer; must exceed the request timeout
+    #[arg(long, env = "SMS_OUTBOX_LEASE", value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub lease: Duration,
+
+    /// How long after the first unanswered request the provider's duplicate guard surely stands, so that a repeat is safe
+    #[arg(long, env = "SMS_OUTBOX_GUARD_WINDOW", value_name = "DURATION", default_value = "8m", value_parser = duration)]
+    pub guard_window: Duration,
+
+    /// How long a lost answer rests before its request is repeated: the first one may still be on its way
+    #[arg(long, env = "SMS_OUTBOX_SETTLE_DELAY", value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub settle_delay: Duration,
+
+    /// The longest delay before the first retry; each further one may be twice as long
+    #[arg(long, env = "SMS_OUTBOX_BACKOFF_BASE", value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub backoff_base: Duration,
+
+    /// The longest delay before any retry
+    #[arg(long, env = "SMS_OUTBOX_BACKOFF_CAP", value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub backoff_cap: Duration,
+
+    /// The longest that a due job waits to be noticed
+    #[arg(long, env = "SMS_OUTBOX_POLL_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub poll_interval: Duration,
+
+    /// How long stopping may take before what is in flight is left to its lease
+    #[arg(long, env = "SMS_OUTBOX_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "35s", value_parser = duration)]
+    pub shutdown_grace: Duration,
+
+    /// Send foreign numbers instead of refusing them
+    #[arg(long, env = "SMS_OUTBOX_INTERNATIONAL", value_name = "BOOL", default_value_t = false,
+          num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
+    pub international: bool,
+}
+
+impl WorkerArgs {
+    /// Refuses values that cannot work together.
+    ///
+    /// # Errors
+    /// In a sentence that says which, and why.
+    pub fn check(&self) -> Result<(), Misconfigured> {
+        let timeout = self.provider.request_timeout;
+        let refuse = |sentence: String| Err(Misconfigured(sentence));
+        if timeout.is_zero() || self.provider.connect_timeout.is_zero() {
+            return refuse(
+                "SMS_OUTBOX_REQUEST_TIMEOUT and SMS_OUTBOX_CONNECT_TIMEOUT must be longer than 0"
+                    .to_owned(),
+            );
+        }
+        if self.lease <= timeout {
+            return refuse(format!(
+                "SMS_OUTBOX_LEASE ({:?}) must exceed SMS_OUTBOX_REQUEST_TIMEOUT ({timeout:?}): a job must not be taken \
+                 over while its request may still be answered",
+                self.lease
+            ));
+        }
+        if self.concurrency == 0 {
+            return refuse("SMS_OUTBOX_CONCURRENCY must be at least 1".to_owned());
+        }
+        if self.concurrency < self.provider.accounts.len() {
+            return refuse(format!(
+                "SMS_OUTBOX_CONCURRENCY ({}) must be at least the number of accounts ({})",
+                self.concurrency,
+                self.provider.accounts.len()
+            ));
+        }
+        if self.concurrency > 10_000 {
+            return refuse("SMS_OUTBOX_CONCURRENCY must be at most 10000".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Settings that work, but hardly as intended.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.guard_window <= self.provider.request_timeout + self.settle_delay {
+            warnings.push(format!(
+                "SMS_OUTBOX_GUARD_WINDOW ({:?}) leaves no room for a repeat after SMS_OUTBOX_SETTLE_DELAY ({:?}) and \
+                 SMS_OUTBOX_REQUEST_TIMEOUT ({:?}): every lost answer becomes `uncertain` at once",
+                self.guard_window, self.settle_delay, self.provider.request_timeout
+            ));
+        }
+        if self.guard_window > Duration::from_secs(600) {
+            warnings.push(format!(
+                "SMS_OUTBOX_GUARD_WINDOW ({:?}) is longer than the ten minutes that the provider's older documentation \
+                 names: a repeat may arrive as a second message",
+                self.guard_window
+            ));
+        }
+        if self.shutdown_grace < self.provider.request_timeout {
+            warnings.push(format!(
+                "SMS_OUTBOX_SHUTDOWN_GRACE ({:?}) is shorter than SMS_OUTBOX_REQUEST_TIMEOUT ({:?}): stopping may leave \
+                 requests unanswered",
+                self.shutdown_grace, self.provider.request_timeout
+            ));
+        }
+        if self.backoff_base > self.backoff_cap {
+            warnings.push(format!(
+                "SMS_OUTBOX_BACKOFF_BASE ({:?}) exceeds SMS_OUTBOX_BACKOFF_CAP ({:?}); the cap holds",
+                self.backoff_base, self.backoff_cap
+            ));
+        }
+        warnings
+    }
+
+    /// What decisions about time rest on.
+    #[must_use]
+    pub const fn policy(&self) -> Policy {
+        Policy {
+            request_timeout: self.provider.request_timeout,
+            lease: self.lease,
+            guard_window: self.guard_window,
+            settle_delay: self.settle_delay,
+            backoff: Backoff {
+                base: self.backoff_base,
+                cap: self.backoff_cap,
+            },
+        }
+    }
+
+    /// How paused accounts are probed: a probe is for a person's work to be noticed soon, so it starts at five times the
+    /// backoff's base and never waits longer than a minute.
+    #[must_use]
+    pub fn probing(&self) -> Probing {
+        let longest = self.backoff_cap.min(Duration::from_secs(60));
+        Probing {
+            first: (self.backoff_base * 5).min(longest),
+            longest,
+        }
+    }
+
+    /// Whether foreign numbers are sent.
+    #[must_use]
+    pub const fn foreign(&self) -> ForeignNumbers {
+        if self.international {
+            ForeignNumbers::Allowed
+        } else {
+            ForeignNumbers::Refused
+        }
+    }
+}
+
+/// Key and hash of one account.
+#[derive(Clone, Debug)]
+pub struct AccountSecrets {
+    /// The account, as `sms_outbox.jobs.account` has it.
+    pub account: String,
+    /// The API key.
+    pub key: SecretString,
+    /// The API hash.
+    pub hash: SecretString,
+}
+
+impl ProviderArgs {
+    /// Looks up the key and hash of every account. They have no flags: a command line is visible to every user of the
+    /// machine.
+    ///
+    /// # Errors
+    /// When one is missing, naming its variable.
+    pub fn secrets(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Vec<AccountSecrets>, Misconfigured> {
+        let mut found: Vec<AccountSecrets> = Vec::new();
+        for account in self
+            .accounts
+            .iter()
+            .map(|name| name.trim())
+            .filter(|name| !name.is_empty())
+        {
+            if found.iter().any(|known| known.account == account) {
+                continue;
+            }
+            let suffix = variable_suffix(account);
+            let read = |stem: &str| {
+                let name = format!("{stem}{suffix}");
+                variable(&name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty()).ok_or_else(|| {
+                    Misconfigured(format!(
+                        "{name} is not set: account {account:?} needs it, from the provider's panel (Settings > Security \
+                         > API Access)"
+                    ))
+                })
+            };
+            let key = SecretString::from(read("ILETIMERKEZI_API_KEY")?);
+            let hash = SecretString::from(read("ILETIMERKEZI_API_HASH")?);
+            found.push(AccountSecrets {
+                account: account.to_owned(),
+                key,
+                hash,
+            });
+        }
+        if found.is_empty() {
+            return Err(Misconfigured(
+                "SMS_OUTBOX_ACCOUNTS names no account".to_owned(),
+            ));
+        }
+        Ok(found)
+    }
+}
+
+/// `default` -> ``, `marketing` -> `_MARKETING`, `my-brand` -> `_MY_BRAND`.
+fn variable_suffix(account: &str) -> String {
+    if account == "default" {
+        return String::new();
+    }
+    let upper = account.chars().map(|c| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_uppercase()
+        } else {
+            '_'
+        }
+    });
+    format!("_{}", upper.collect::<String>())
+}
+
+/// Reads `30s`, `8m`, `250ms`, `1h30m`, `1.5s`; a bare number is seconds.
+///
+/// ```
+/// # use std::time::Duration; use sms_outbox::config::duration;
+/// assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+/// assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+/// assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
+/// assert!(duration("soon").is_err());
+/// ```
+///
+/// # Errors
+/// In a sentence that shows how it is written.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let refuse = || format!("{text:?} is no duration; write it as 30s, 8m, 250ms or 1h30m");
+    let mut rest = text.trim();
+    let mut total = 0.0;
+    if rest.is_empty() {
+        return Err(refuse());
+    }
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+            .unwrap_or(rest.len());
+        let number: f64 = rest[..digits].parse().map_err(|_| refuse())?;
+        rest = rest[digits..].trim_start();
+        let letters = rest
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(rest.len());
+        let seconds = match &rest[..letters] {
+            "ms" => 0.001,
+            "s" | "sec" | "secs" => 1.0,
+            "m" | "min" | "mins" => 60.0,
+            "h" => 3_600.0,
+            "d" => 86_400.0,
+            // Only a number that stands alone may go without its unit.
+            "" if total == 0.0 && rest.is_empty() => 1.0,
+            _ => return Err(refuse()),
+        };
+        total += number * seconds;
+        rest = rest[letters..].trim_start();
+    }
+    // Nobody means more than a year, and sums of such durations must not overflow.
+    if total > 366.0 * 86_400.0 {
+        return Err(format!("{text:?} is longer than a year"));
+    }
+    Duration::try_from_secs_f64(total).map_err(|_| refuse())
+}
+
+/// Reads what people write for yes and no.
+///
+/// # Errors
+/// In a sentence that shows how it is written.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" | "" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Probe {
+        #[command(flatten)]
+        worker: WorkerArgs,
+    }
+
+    fn worker(arguments: &[&str]) -> WorkerArgs {
+        let all = ["worker", "--database-url", "postgres://localhost/x"]
+            .iter()
+            .chain(arguments);
+        Probe::try_parse_from(all).unwrap().worker
+    }
+
+    #[test]
+    fn the_defaults_fit_together() {
+        let config = worker(&[]);
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.warnings(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_lease_within_the_request_timeout_is_refused() {
+        let config = worker(&["--lease", "30s", "--request-timeout", "30s"]);
+        let sentence = config.check().unwrap_err().to_string();
+        assert!(sentence.contains("SMS_OUTBOX_LEASE"), "{sentence}");
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        let ms = |text| duration(text).map(|d| d.as_millis());
+        assert_eq!(ms("30s"), Ok(30_000));
+        assert_eq!(ms("1.5s"), Ok(1_500));
+        assert_eq!(ms(" 8 m "), Ok(480_000));
+        assert_eq!(ms("1h30m"), Ok(5_400_000));
+        assert_eq!(ms("45"), Ok(45_000));
+        for wrong in ["", "s", "1x", "1s 2", "-1s", "1..2s", "99999d", "∞"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn every_account_has_its_own_key_and_hash() {
+        let config = worker(&["--accounts", "default,my-brand"]);
+        let known = |name: &str| {
+            [
+                "ILETIMERKEZI_API_KEY",
+                "ILETIMERKEZI_API_HASH",
+                "ILETIMERKEZI_API_KEY_MY_BRAND",
+            ]
+            .contains(&name)
+            .then(|| "value".to_owned())
+        };
+        let missing = config.provider.secrets(known).unwrap_err().to_string();
+        assert!(
+            missing.contains("ILETIMERKEZI_API_HASH_MY_BRAND"),
+            "{missing}"
+        );
+        let all = config
+            .provider
+            .secrets(|_| Some("value".to_owned()))
+            .unwrap();
+        assert_eq!(
+            all.iter()
+                .map(|secrets| secrets.account.as_str())
+                .collect::<Vec<_>>(),
+            ["default", "my-brand"]
+        );
+        assert!(
+            !format!("{all:?}").contains("value"),
+            "secrets print nothing"
+        );
+    }
+}

@@ -1,0 +1,241 @@
+//! The worker as a process: builds the parts, watches over them, stops them in two stages.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{AccountSecrets, Misconfigured, WorkerArgs},
+    dispatch::{Account, Dispatch, Outage, Settings},
+    outbox::{ConnectOptions, Outbox, OutboxError, SchemaState},
+    provider::{Credentials, Provider, ProviderConfig, ProviderError},
+};
+
+/// How a worker is told to stop.
+#[derive(Clone, Debug)]
+pub struct Stops {
+    /// Claim nothing new; answer and record what is in flight; give the rest back.
+    pub gently: CancellationToken,
+    /// Leave everything where it is. Leases do the rest.
+    pub at_once: CancellationToken,
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything that was in flight is on record.
+    InOrder,
+    /// It was told to stop at once, or its grace ran out: what was in flight is left to its leases.
+    Interrupted,
+    /// A part of it died.
+    Broken,
+}
+
+/// Why a worker could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Misconfigured(#[from] Misconfigured),
+    /// The database's address cannot be used.
+    #[error("opening the database")]
+    Database(#[source] OutboxError),
+    /// The HTTP client could not be made.
+    #[error("setting up the connection to the provider")]
+    Provider(#[source] ProviderError),
+    /// `sms-outbox migrate` has not been run.
+    #[error("the database has no schema sms_outbox yet: run `sms-outbox migrate` first")]
+    NoSchema,
+    /// `sms-outbox migrate` has not been run since this program was upgraded.
+    #[error(
+        "the schema sms_outbox is at version {found}, and this program needs {known}: run `sms-outbox migrate` first"
+    )]
+    OlderSchema {
+        /// What the database has.
+        found: i64,
+        /// What this program needs.
+        known: i64,
+    },
+    /// The schema was made by a later program.
+    #[error(
+        "the schema sms_outbox is at version {found}, newer than the {known} that this program knows: upgrade it"
+    )]
+    NewerSchema {
+        /// What the database has.
+        found: i64,
+        /// What this program knows.
+        known: i64,
+    },
+}
+
+/// Runs a worker until it is told to stop.
+///
+/// # Errors
+/// When it cannot start: settings, or a schema that does not fit. A database that is away is waited for.
+pub async fn run(
+    config: &WorkerArgs,
+    secrets: Vec<AccountSecrets>,
+    stops: Stops,
+) -> Result<Ended, DaemonError> {
+    config.check()?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let worker = worker_name();
+    let accounts: Vec<Account> = secrets
+        .into_iter()
+        .map(|secrets| Account {
+            name: secrets.account,
+            credentials: Credentials::new(secrets.key, secrets.hash),
+        })
+        .collect();
+    let connections = u32::try_from(accounts.len())
+        .unwrap_or(u32::MAX)
+        .saturating_mul(3)
+        .saturating_add(4);
+    let outbox = ConnectOptions {
+        connections,
+        application_name: format!("sms-outbox {worker}"),
+        ..config.database.connect_options()?
+    }
+    .connect_lazily()
+    .map_err(|error| {
+        Misconfigured(format!(
+            "DATABASE_URL cannot be used: {}",
+            crate::dispatch::chain(&error)
+        ))
+    })?;
+    let provider = Provider::new(ProviderConfig {
+        base_url: config.provider.base_url.clone(),
+        request_timeout: config.provider.request_timeout,
+        connect_timeout: config.provider.connect_timeout,
+        reuse_connections: true,
+        user_agent: concat!("sms-outbox/", env!("CARGO_PKG_VERSION")).to_owned(),
+    })
+    .map_err(|error| match error {
+        ProviderError::Address { .. } => {
+            Misconfigured(format!("ILETIMERKEZI_BASE_URL: {error}")).into()
+        }
+        other => DaemonError::Provider(other),
+    })?;
+    if let Some(warning) = provider.warning() {
+        tracing::warn!("{warning}");
+    }
+
+    let names: Vec<&str> = accounts
+        .iter()
+        .map(|account| account.name.as_str())
+        .collect();
+    tracing::info!(
+        worker,
+        accounts = names.join(","),
+        concurrency = config.concurrency,
+        rate_per_second = config.rate_per_second,
+        version = env!("CARGO_PKG_VERSION"),
+        "starting"
+    );
+    if wait_for_schema(&outbox, &stops.gently).await?.is_none() {
+        return Ok(Ended::InOrder);
+    }
+    tracing::info!(worker, "ready");
+
+    let settings = Settings {
+        worker: worker.clone(),
+        concurrency: config.concurrency,
+        policy: config.policy(),
+        rate_per_second: config.rate_per_second,
+        poll_interval: config.poll_interval,
+        foreign: config.foreign(),
+        probing: config.probing(),
+    };
+    let broken = CancellationToken::new();
+    let stop = stops.gently.child_token();
+    let running = Dispatch::start(
+        outbox,
+        provider,
+        accounts,
+        settings,
+        stop.clone(),
+        broken.clone(),
+    );
+
+    tokio::select! {
+        () = stops.gently.cancelled() => {
+            tracing::info!(worker, in_flight = running.in_flight(), "stopping: nothing new is claimed");
+        }
+        () = broken.cancelled() => stop.cancel(),
+    }
+    let grace = config.shutdown_grace;
+    let ended = tokio::select! {
+        () = running.drain() => Ended::InOrder,
+        () = tokio::time::sleep(grace) => {
+            tracing::error!(worker, grace_ms = in_ms(grace), "stopped before everything in flight was on record");
+            Ended::Interrupted
+        }
+        () = stops.at_once.cancelled() => {
+            tracing::error!(worker, "stopped at once: what was in flight is left to its leases");
+            Ended::Interrupted
+        }
+    };
+    let ended = if broken.is_cancelled() {
+        Ended::Broken
+    } else {
+        ended
+    };
+    tracing::info!(worker, in_order = ended == Ended::InOrder, "stopped");
+    Ok(ended)
+}
+
+/// Waits for the database, and then insists on the schema. `None`: told to stop meanwhile.
+async fn wait_for_schema(
+    outbox: &Outbox,
+    stop: &CancellationToken,
+) -> Result<Option<()>, DaemonError> {
+    let outage = Outage::default();
+    loop {
+        let Some(state) = stop.run_until_cancelled(outbox.schema_state()).await else {
+            return Ok(None);
+        };
+        let wait = match state {
+            Ok(SchemaState::Current { .. }) => {
+                outage.over();
+                return Ok(Some(()));
+            }
+            Ok(SchemaState::Missing) => return Err(DaemonError::NoSchema),
+            Ok(SchemaState::Older { found, known }) => {
+                return Err(DaemonError::OlderSchema { found, known });
+            }
+            Ok(SchemaState::Newer { found, known }) => {
+                return Err(DaemonError::NewerSchema { found, known });
+            }
+            Err(error) => outage.failed(&error),
+        };
+        if stop
+            .run_until_cancelled(tokio::time::sleep(wait))
+            .await
+            .is_none()
+        {
+            return Ok(None);
+        }
+    }
+}
+
+/// A name that tells machine, process and start apart.
+fn worker_name() -> String {
+    let host = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    let host = host
+        .as_deref()
+        .unwrap_or("worker")
+        .split('.')
+        .next()
+        .unwrap_or("worker")
+        .to_owned();
+    let start = uuid::Uuid::now_v7().as_u128() & 0xFFFF;
+    format!("{host}-{}-{start:04x}", std::process::id())
+}
+
+fn in_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

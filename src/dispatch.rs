@@ -1,0 +1,660 @@
+//! The one flow, and nothing else:
+//!
+//! ```text
+//! claim -> read -> turn -> gate -> send -> decide -> record
+//! ```
+//!
+//! Each step takes what only the step before can have made. Sending consumes a [`Permit`], which only the gate gives out;
+//! recording consumes the claim. Here, and only here, the outbox and the provider meet.
+
+mod outage;
+mod pace;
+mod recorder;
+mod twins;
+mod upkeep;
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+pub use outage::{Outage, chain};
+use pace::{Hand, Pace, Poll};
+use recorder::{Entry, Recorder};
+use twins::{Turn, Twins};
+
+use crate::{
+    lifecycle::{Admission, ErrorClass, Policy, Progress, Settlement, Situation, Trouble, Verdict},
+    message::{ForeignNumbers, Iys, Recipient, RecipientList, estimate},
+    outbox::{Claim, Content, Evidence, Observer, Outbox, Probing, Record, Slots},
+    provider::{Credentials, Order, Provider},
+};
+
+/// How far ahead of the present slots are reserved. An urgent message waits behind no more than this.
+const HORIZON: Duration = Duration::from_millis(60);
+/// How late a message may leave its slot at least; more where the database is far away.
+const SLACK: Duration = Duration::from_millis(20);
+
+/// What a worker's flow rests on.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This worker's name, as rows and logs show it.
+    pub worker: String,
+    /// Requests under way per account.
+    pub concurrency: usize,
+    /// Every decision about time.
+    pub policy: Policy,
+    /// Recipients per second and account, over the whole fleet; 0: no limit.
+    pub rate_per_second: u32,
+    /// The longest a due job waits.
+    pub poll_interval: Duration,
+    /// Whether foreign numbers are sent.
+    pub foreign: ForeignNumbers,
+    /// How a paused account is probed.
+    pub probing: Probing,
+}
+
+/// One account of the provider.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// As `sms_outbox.jobs.account` has it.
+    pub name: String,
+    /// Its key and hash.
+    pub credentials: Credentials,
+}
+
+/// The running flow.
+pub struct Dispatch {
+    outbox: Outbox,
+    provider: Provider,
+    settings: Settings,
+    lanes: Vec<Arc<Lane>>,
+    twins: Twins,
+    outage: Arc<Outage>,
+    entries: mpsc::Sender<Entry>,
+    jobs: TaskTracker,
+    /// Nothing new is claimed once this is cancelled.
+    stop: CancellationToken,
+    /// Cancelled when a task has died that should not have.
+    broken: CancellationToken,
+}
+
+/// One account at work: nothing in it is shared with another account, so that neither can hold up the other.
+#[derive(Debug)]
+struct Lane {
+    account: Arc<str>,
+    credentials: Credentials,
+    pace: Arc<Pace>,
+    bulk_pace: Arc<Pace>,
+    /// Milliseconds; follows the time that the database takes to answer.
+    slack_ms: AtomicU32,
+}
+
+/// A claim that has been understood: what is to be sent, and what had to be left out.
+struct Letter {
+    recipients: Vec<Recipient>,
+    rejected: Vec<String>,
+    iys: Iys,
+    content: Content,
+}
+
+/// The right to make one request. Made by the gate, consumed by sending.
+struct Permit(());
+
+/// Why the gate let a claim not through.
+enum Held {
+    /// The worker is stopping.
+    Stopping,
+    /// Time has decided against it.
+    Refused(Admission),
+}
+
+/// A started flow.
+pub struct Running {
+    dispatch: Arc<Dispatch>,
+    loops: TaskTracker,
+    recording: TaskTracker,
+}
+
+impl Running {
+    /// Waits, after `stop` was cancelled, until what was in flight has been answered and recorded, and what had been claimed
+    /// but not sent has gone back. May be dropped half-way: leases then do the rest.
+    pub async fn drain(self) {
+        let Self {
+            dispatch,
+            loops,
+            recording,
+        } = self;
+        loops.wait().await;
+        dispatch.jobs.close();
+        dispatch.jobs.wait().await;
+        // The last one who could send an entry goes, and the recorder ends after the last of them.
+        drop(dispatch);
+        recording.wait().await;
+    }
+
+    /// How many claimed jobs are not on record yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.dispatch.jobs.len()
+    }
+}
+
+impl Dispatch {
+    /// Starts the flow for `accounts`. `stop` ends the claiming; `broken` is cancelled when a task dies.
+    #[must_use]
+    pub fn start(
+        outbox: Outbox,
+        provider: Provider,
+        accounts: Vec<Account>,
+        settings: Settings,
+        stop: CancellationToken,
+        broken: CancellationToken,
+    ) -> Running {
+        let outage = Arc::new(Outage::default());
+        let hands = settings.concurrency / accounts.len().max(1);
+        let lanes = accounts
+            .into_iter()
+            .map(|account| {
+                Arc::new(Lane {
+                    account: account.name.into(),
+                    credentials: account.credentials,
+                    pace: Pace::new(hands),
+                    bulk_pace: Pace::new(1),
+                    slack_ms: AtomicU32::new(0),
+                })
+            })
+            .collect();
+        // Every entry holds a hand, so the channel can never hold more than there are hands (and the bulk ones).
+        let (entries, inbox) = mpsc::channel(settings.concurrency + 64);
+        let recorder = Recorder {
+            outbox: outbox.clone(),
+            worker: settings.worker.as_str().into(),
+            probing: settings.probing,
+            outage: Arc::clone(&outage),
+        };
+        let dispatch = Arc::new(Self {
+            outbox,
+            provider,
+            settings,
+            lanes,
+            twins: Twins::default(),
+            outage,
+            entries,
+            jobs: TaskTracker::new(),
+            stop,
+            broken: broken.clone(),
+        });
+        let loops = TaskTracker::new();
+        for lane in &dispatch.lanes {
+            let singles = Arc::clone(&dispatch).claim_singles(Arc::clone(lane));
+            let bulk = Arc::clone(&dispatch).claim_bulk(Arc::clone(lane));
+            loops.spawn(watched(broken.clone(), "claiming", singles));
+            loops.spawn(watched(broken.clone(), "claiming bulk orders", bulk));
+        }
+        loops.spawn(watched(
+            broken.clone(),
+            "upkeep",
+            upkeep::run(Arc::clone(&dispatch)),
+        ));
+        loops.close();
+        let recording = TaskTracker::new();
+        recording.spawn(watched(broken, "recording", recorder.run(inbox)));
+        recording.close();
+        Running {
+            dispatch,
+            loops,
+            recording,
+        }
+    }
+
+    /// Claims single messages as hands become free. Never more than there are free hands: nothing waits here that another
+    /// worker could be sending.
+    async fn claim_singles(self: Arc<Self>, lane: Arc<Lane>) {
+        let mut poll = Poll::new(self.settings.poll_interval);
+        while let Some(free) = self.unless_stopping(lane.pace.free_hands()).await {
+            let slots = self.slots(&lane);
+            let hands = if slots.per_second == 0 {
+                free
+            } else {
+                free.min(slots_ahead(slots))
+            };
+            let lease = self.settings.policy.lease;
+            let claimed = self
+                .outbox
+                .claim(&lane.account, hands, lease, &self.settings.worker, slots)
+                .await;
+            let pause = match claimed {
+                Ok(claims) => {
+                    self.outage.over();
+                    let found = claims.len();
+                    for claim in claims {
+                        lane.follow(claim.received - claim.asked);
+                        self.carry(&lane, claim, lane.pace.take());
+                    }
+                    if found > 0 {
+                        poll.found();
+                    }
+                    // A full harvest means that there is probably more.
+                    if found == hands {
+                        Duration::ZERO
+                    } else {
+                        poll.pause(chance())
+                    }
+                }
+                Err(error) => self.outage.failed(&error),
+            };
+            if !pause.is_zero()
+                && self
+                    .unless_stopping(tokio::time::sleep(pause))
+                    .await
+                    .is_none()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Claims bulk orders, one after the other.
+    async fn claim_bulk(self: Arc<Self>, lane: Arc<Lane>) {
+        let mut poll = Poll::new(self.settings.poll_interval);
+        while self
+            .unless_stopping(lane.bulk_pace.free_hands())
+            .await
+            .is_some()
+        {
+            let lease = self.settings.policy.lease;
+            let pause = match self
+                .outbox
+                .claim_bulk(&lane.account, lease, &self.settings.worker)
+                .await
+            {
+                Ok(Some(claim)) => {
+                    self.outage.over();
+                    self.carry(&lane, claim, lane.bulk_pace.take());
+                    poll.found();
+                    Duration::ZERO
+                }
+                Ok(None) => {
+                    self.outage.over();
+                    poll.pause(chance()).max(Duration::from_millis(10))
+                }
+                Err(error) => self.outage.failed(&error),
+            };
+            if !pause.is_zero()
+                && self
+                    .unless_stopping(tokio::time::sleep(pause))
+                    .await
+                    .is_none()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Carries one claim to its record, in a task of its own.
+    fn carry(self: &Arc<Self>, lane: &Arc<Lane>, claim: Claim, hand: Hand) {
+        let this = Arc::clone(self);
+        let lane = Arc::clone(lane);
+        let span = match &claim.traceparent {
+            Some(traceparent) => tracing::info_span!("send", traceparent),
+            None => tracing::Span::none(),
+        };
+        let job = async move {
+            let entry = this.deliver(&lane, claim, hand).await;
+            // Fails only when the recorder has died, which is noticed where it is watched.
+            this.entries.send(entry).await.ok();
+        };
+        self.jobs.spawn(watched(
+            self.broken.clone(),
+            "sending",
+            job.instrument(span),
+        ));
+    }
+
+    /// Everything between a claim and its record.
+    async fn deliver(&self, lane: &Lane, claim: Claim, hand: Hand) -> Entry {
+        let letter = match Letter::read(&lane.account, &claim, self.settings.foreign) {
+            Ok(letter) => letter,
+            Err(unreadable) => {
+                let Unreadable { trouble, rejected } = unreadable;
+                let content = Content::of(&lane.account, [], &claim.body);
+                let settlement = Settlement::Failed(trouble);
+                return self.entry(lane, claim, hand, None, content, rejected, settlement, None);
+            }
+        };
+        let Some(turn) = self.unless_stopping(self.twins.turn(letter.content)).await else {
+            let back = Settlement::GiveBack {
+                trouble: None,
+                pause: None,
+            };
+            return self.entry(
+                lane,
+                claim,
+                hand,
+                None,
+                letter.content,
+                letter.rejected,
+                back,
+                None,
+            );
+        };
+        let (settlement, evidence) = match self.gate(lane, &claim, &letter).await {
+            Ok(permit) => self.send(lane, &claim, &letter, permit).await,
+            Err(held) => (held.settlement(), None),
+        };
+        let Letter {
+            content, rejected, ..
+        } = letter;
+        self.entry(
+            lane,
+            claim,
+            hand,
+            Some(turn),
+            content,
+            rejected,
+            settlement,
+            evidence,
+        )
+    }
+
+    /// Waits for the slot that the claim reserved, and asks once more whether it may still be sent, by a clock that cannot
+    /// be set.
+    async fn gate(&self, lane: &Lane, claim: &Claim, letter: &Letter) -> Result<Permit, Held> {
+        let slots = self.slots(lane);
+        let unlimited = slots.per_second == 0 || claim.bulk;
+        let mut asked = claim.asked;
+        let mut received = claim.received;
+        let mut wait_us = i64::from(claim.wait_us);
+        loop {
+            if !unlimited {
+                let opens = shifted(received, wait_us.max(0));
+                if self
+                    .unless_stopping(tokio::time::sleep_until(opens.into()))
+                    .await
+                    .is_none()
+                {
+                    return Err(Held::Stopping);
+                }
+            }
+            if self.stop.is_cancelled() {
+                return Err(Held::Stopping);
+            }
+            match self.settings.policy.admit(&situation(claim)) {
+                Admission::Send => {}
+                refused => return Err(Held::Refused(refused)),
+            }
+            // The slot began between `asked + wait` and `received + wait`, so this is how late it can be at most.
+            if unlimited || Instant::now() <= shifted(asked, wait_us) + slots.slack {
+                return Ok(Permit(()));
+            }
+            // Forfeited: leaving now could meet another's slot in one second.
+            asked = Instant::now();
+            match self
+                .outbox
+                .reserve_slot(&lane.account, slots, letter.recipients.len(), claim.urgent)
+                .await
+            {
+                Ok(Some(us)) => {
+                    self.outage.over();
+                    received = Instant::now();
+                    lane.follow(received - asked);
+                    wait_us = i64::from(us);
+                }
+                Ok(None) => (received, wait_us) = (Instant::now(), 20_000),
+                Err(error) => {
+                    let pause = self.outage.failed(&error);
+                    (received, wait_us) = (
+                        Instant::now(),
+                        i64::try_from(pause.as_micros()).unwrap_or(1_000_000),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Makes the one request, and decides what follows from its answer.
+    async fn send(
+        &self,
+        lane: &Lane,
+        claim: &Claim,
+        letter: &Letter,
+        Permit(()): Permit,
+    ) -> (Settlement, Option<Evidence>) {
+        let order = Order {
+            sender: &claim.sender,
+            recipients: &letter.recipients,
+            body: &claim.body,
+            iys: letter.iys,
+            send_at: claim.provider_send_at.and_then(Result::ok),
+        };
+        let outcome = self.provider.send(&lane.credentials, &order).await;
+        if let Verdict::Blocked { .. } = outcome.verdict {
+            lane.pace.slow_down();
+        } else if outcome.progress == Progress::Answered {
+            lane.pace.went_well();
+        }
+        let settlement = self
+            .settings
+            .policy
+            .decide(&situation(claim), outcome.verdict);
+        let evidence = Evidence {
+            progress: outcome.progress,
+            http_status: outcome.http_status,
+            code: outcome.code,
+            duration: outcome.duration,
+        };
+        (settlement, Some(evidence))
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one entry, put together in one place"
+    )]
+    fn entry(
+        &self,
+        lane: &Lane,
+        claim: Claim,
+        hand: Hand,
+        turn: Option<Turn>,
+        content: Content,
+        rejected: Vec<String>,
+        settlement: Settlement,
+        evidence: Option<Evidence>,
+    ) -> Entry {
+        let record = Record {
+            job: claim.id,
+            token: claim.token,
+            attempt: claim.attempt,
+            worker: self.settings.worker.clone(),
+            claimed: claim.asked,
+            settlement,
+            evidence,
+            rejected,
+            content,
+            observer: Observer::Worker,
+        };
+        Entry {
+            account: Arc::clone(&lane.account),
+            sender: claim.sender,
+            record,
+            hand: Some(hand),
+            turn,
+        }
+    }
+
+    fn slots(&self, lane: &Lane) -> Slots {
+        let follow = Duration::from_millis(u64::from(lane.slack_ms.load(Ordering::Relaxed)));
+        Slots {
+            per_second: self.settings.rate_per_second,
+            slack: SLACK.max(follow),
+            horizon: HORIZON,
+        }
+    }
+
+    /// `None` once the worker is stopping.
+    async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.stop.run_until_cancelled(work).await
+    }
+}
+
+impl Lane {
+    /// Lets the slack follow the time that the database takes to answer, so that a slow one costs throughput and never the
+    /// limit, and no slot is given up for ever.
+    fn follow(&self, round_trip: Duration) {
+        let wanted = (10 + 2 * u32::try_from(round_trip.as_millis()).unwrap_or(500)).min(500);
+        let before = self.slack_ms.load(Ordering::Relaxed);
+        // Up at once, down slowly.
+        let after = if wanted >= before {
+            wanted
+        } else {
+            before - (before - wanted).div_ceil(16)
+        };
+        self.slack_ms.store(after, Ordering::Relaxed);
+    }
+}
+
+struct Unreadable {
+    trouble: Trouble,
+    rejected: Vec<String>,
+}
+
+impl Letter {
+    /// Understands a claim, or says why no request is to be made for it.
+    fn read(account: &str, claim: &Claim, foreign: ForeignNumbers) -> Result<Self, Unreadable> {
+        let texts: Vec<&str> = claim
+            .recipients
+            .iter()
+            .map(|text| text.as_deref().unwrap_or(""))
+            .collect();
+        let list = RecipientList::read(&texts, foreign);
+        let rejected: Vec<String> = list
+            .rejected
+            .iter()
+            .map(|(place, _)| texts[*place].to_owned())
+            .collect();
+        let refuse = |class, message: String| Trouble::new(class, message);
+        let trouble = if list.accepted.is_empty() {
+            let why = list
+                .rejected
+                .first()
+                .map_or_else(String::new, |(_, error)| error.to_string());
+            Some(refuse(
+                ErrorClass::Recipients,
+                format!("No number could be read; the first one: {why}."),
+            ))
+        } else if estimate(&claim.body).exceeds_limit() {
+            let parts = estimate(&claim.body).least;
+            Some(refuse(
+                ErrorClass::Content,
+                format!("The text takes at least {parts} parts, and 7 are the most."),
+            ))
+        } else if matches!(claim.provider_send_at, Some(Err(()))) {
+            let message = "provider_send_at is too far away to be written down.".to_owned();
+            Some(refuse(ErrorClass::Schedule, message))
+        } else {
+            None
+        };
+        if let Some(trouble) = trouble {
+            return Err(Unreadable { trouble, rejected });
+        }
+        let iys = Iys::from_columns(claim.iys, claim.iys_list.as_deref()).map_err(|error| {
+            Unreadable {
+                trouble: refuse(
+                    ErrorClass::Iys,
+                    format!("The consent columns cannot be understood: {error}."),
+                ),
+                rejected: rejected.clone(),
+            }
+        })?;
+        let content = Content::of(
+            account,
+            list.accepted.iter().map(|number| number.as_str()),
+            &claim.body,
+        );
+        Ok(Self {
+            recipients: list.accepted,
+            rejected,
+            iys,
+            content,
+        })
+    }
+}
+
+impl Held {
+    fn settlement(self) -> Settlement {
+        let back = Settlement::GiveBack {
+            trouble: None,
+            pause: None,
+        };
+        match self {
+            Self::Stopping | Self::Refused(Admission::LeaseTooShort | Admission::Send) => back,
+            Self::Refused(Admission::Expired) => Settlement::Expired,
+            Self::Refused(Admission::DoubtTooOld) => Settlement::Uncertain(Trouble::new(
+                ErrorClass::Timeout,
+                "An earlier request was never answered, and it is too long ago to be repeated under the provider's \
+                 duplicate guard.",
+            )),
+        }
+    }
+}
+
+/// What is known about a claim at this moment.
+fn situation(claim: &Claim) -> Situation {
+    let since_claim = claim.asked.elapsed();
+    Situation {
+        job: claim.id,
+        attempt: u32::try_from(claim.attempt).unwrap_or(0),
+        max_attempts: u32::try_from(claim.max_attempts).unwrap_or(0),
+        since_claim,
+        doubt_age: claim.doubt_age.map(|age| age + since_claim),
+        expires_in: claim
+            .expires_in
+            .map(|left| left.saturating_sub(since_claim)),
+    }
+}
+
+/// How many single recipients the horizon can hold.
+fn slots_ahead(slots: Slots) -> usize {
+    let ahead = u128::from(slots.per_second) * slots.horizon.as_millis() / 1_000;
+    usize::try_from(ahead)
+        .unwrap_or(usize::MAX)
+        .saturating_add(1)
+}
+
+/// `moment` moved by microseconds, backwards too.
+fn shifted(moment: Instant, us: i64) -> Instant {
+    let by = Duration::from_micros(us.unsigned_abs());
+    // A process that started less than a slot ago has no earlier moment to name.
+    if us >= 0 {
+        moment + by
+    } else {
+        moment.checked_sub(by).unwrap_or(moment)
+    }
+}
+
+/// A number in `[0, 1)` for spreading polls; nothing depends on its quality.
+fn chance() -> f64 {
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.subsec_nanos());
+    f64::from(nanos % 1_000) / 1_000.0
+}
+
+/// Runs a task whose panic must not go unnoticed: a worker that has lost a part of itself says so and goes down, instead of
+/// living on half dead.
+async fn watched(broken: CancellationToken, what: &'static str, task: impl Future<Output = ()>) {
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        tracing::error!(task = what, "a part of the worker has died");
+        broken.cancel();
+    }
+}

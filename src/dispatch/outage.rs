@@ -1,0 +1,80 @@
+//! Says once that the database is away, and once that it is back.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::outbox::OutboxError;
+
+/// How often an outage that lasts is mentioned again.
+const REMINDER: Duration = Duration::from_secs(60);
+
+/// Shared by everything in a worker that talks to the database.
+#[derive(Debug, Default)]
+pub struct Outage(Mutex<Option<State>>);
+
+#[derive(Debug)]
+struct State {
+    since: Instant,
+    mentioned: Instant,
+    failures: u32,
+}
+
+impl Outage {
+    /// A call failed. Returns how long to wait before the next one: 100 ms, doubling to 5 s, the same for everyone.
+    pub fn failed(&self, error: &OutboxError) -> Duration {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let wait = |failures: u32| {
+            Duration::from_millis(100)
+                .saturating_mul(1 << failures.min(6))
+                .min(Duration::from_secs(5))
+        };
+        match state.as_mut() {
+            None => {
+                *state = Some(State {
+                    since: now,
+                    mentioned: now,
+                    failures: 1,
+                });
+                tracing::warn!(error = %chain(error), "the database cannot be used; waiting for it");
+                wait(0)
+            }
+            Some(state) => {
+                state.failures = state.failures.saturating_add(1);
+                if now - state.mentioned >= REMINDER {
+                    state.mentioned = now;
+                    let away_s = (now - state.since).as_secs();
+                    tracing::warn!(error = %chain(error), away_s, "the database still cannot be used");
+                }
+                wait(state.failures)
+            }
+        }
+    }
+
+    /// A call succeeded.
+    pub fn over(&self) {
+        let ended = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(state) = ended {
+            let away_ms = state.since.elapsed().as_millis();
+            tracing::info!(away_ms, "the database is back");
+        }
+    }
+}
+
+/// An error and everything that caused it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Some drivers repeat their cause in their own words.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,299 @@
+//! Writes outcomes down: whatever has come in while the last batch was being written is the next batch. One row at once
+//! under low load, many under high load, and no timer in between.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+
+use super::{Outage, chain, pace::Hand, twins::Turn};
+use crate::{
+    lifecycle::{Pause, PauseScope, Settlement},
+    message::mask,
+    outbox::{Outbox, OutboxError, PauseOrder, Probing, Record, Recorded},
+};
+
+/// The most outcomes that one statement records.
+const BATCH: usize = 1_000;
+
+/// An outcome, with everything that is held until it is on record.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) account: Arc<str>,
+    pub(super) sender: String,
+    pub(super) record: Record,
+    pub(super) hand: Option<Hand>,
+    pub(super) turn: Option<Turn>,
+}
+
+/// The one task that records.
+pub(super) struct Recorder {
+    pub(super) outbox: Outbox,
+    pub(super) worker: Arc<str>,
+    pub(super) probing: Probing,
+    pub(super) outage: Arc<Outage>,
+}
+
+impl Recorder {
+    /// Records until every sender is gone. Waits for the database as long as it takes: a lease that ends meanwhile makes
+    /// the record a late one, which is handled there.
+    pub(super) async fn run(self, mut entries: mpsc::Receiver<Entry>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while entries.recv_many(&mut batch, BATCH).await > 0 {
+            // A pause comes before the jobs go back to the queue, or they would be claimed once more in between.
+            for entry in &batch {
+                self.pause(entry).await;
+            }
+            self.write(std::mem::take(&mut batch)).await;
+        }
+    }
+
+    async fn write(&self, batch: Vec<Entry>) {
+        let mut waiting = vec![batch];
+        while let Some(batch) = waiting.pop() {
+            let (records, held): (Vec<Record>, Vec<Held>) =
+                batch.into_iter().map(Entry::split).unzip();
+            match self.outbox.record(&records).await {
+                Ok(outcomes) => {
+                    self.outage.over();
+                    for ((record, held), outcome) in records.iter().zip(held).zip(outcomes) {
+                        report(&held.account, record, &outcome);
+                    }
+                }
+                Err(error) if error.is_transient() => {
+                    let wait = self.outage.failed(&error);
+                    waiting.push(join(records, held));
+                    tokio::time::sleep(wait).await;
+                }
+                Err(error) => self.isolate(&error, join(records, held), &mut waiting),
+            }
+        }
+    }
+
+    /// The database will never take this batch as it stands. One record is at fault: the others must not suffer.
+    fn isolate(&self, error: &OutboxError, mut batch: Vec<Entry>, waiting: &mut Vec<Vec<Entry>>) {
+        if batch.len() > 1 {
+            let second = batch.split_off(batch.len() / 2);
+            waiting.push(second);
+            waiting.push(batch);
+        } else if let Some(entry) = batch.first() {
+            tracing::error!(
+                job.id = %entry.record.job, attempt = entry.record.attempt, error = %chain(error),
+                "an outcome cannot be recorded; the job is taken over as \"may have been sent\" when its lease ends"
+            );
+        }
+    }
+
+    async fn pause(&self, entry: &Entry) {
+        let (trouble, Pause { scope, lasts }) = match &entry.record.settlement {
+            Settlement::GiveBack {
+                trouble: Some(trouble),
+                pause: Some(pause),
+            }
+            | Settlement::Retry {
+                trouble,
+                pause: Some(pause),
+                ..
+            } => (trouble, pause),
+            _ => return,
+        };
+        let order = PauseOrder {
+            account: &entry.account,
+            scope: *scope,
+            sender: if *scope == PauseScope::Sender {
+                &entry.sender
+            } else {
+                ""
+            },
+            trouble: Some(trouble),
+            reason: &trouble.message,
+            by: &self.worker,
+            lasts: *lasts,
+            probing: lasts.is_none().then_some(self.probing),
+        };
+        loop {
+            match self.outbox.pause(&order).await {
+                Ok(begun) => {
+                    self.outage.over();
+                    if let Some(strikes) = begun {
+                        let code = trouble.code;
+                        let lasts_ms = lasts.map(|lasts| lasts.as_millis());
+                        tracing::warn!(
+                            account = %entry.account, scope = scope.as_str(), sender = order.sender,
+                            error.class = %trouble.class, error.code = code, strikes, lasts_ms,
+                            reason = %trouble.message, "paused; no attempt is spent"
+                        );
+                    }
+                    return;
+                }
+                Err(error) if error.is_transient() => {
+                    tokio::time::sleep(self.outage.failed(&error)).await;
+                }
+                Err(error) => {
+                    tracing::error!(account = %entry.account, error = %chain(&error), "a pause cannot be recorded");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What is let go of once the outcome is on record.
+struct Held {
+    account: Arc<str>,
+    sender: String,
+    hand: Option<Hand>,
+    turn: Option<Turn>,
+}
+
+impl Entry {
+    fn split(self) -> (Record, Held) {
+        let Self {
+            account,
+            sender,
+            record,
+            hand,
+            turn,
+        } = self;
+        (
+            record,
+            Held {
+                account,
+                sender,
+                hand,
+                turn,
+            },
+        )
+    }
+}
+
+fn join(records: Vec<Record>, held: Vec<Held>) -> Vec<Entry> {
+    let entry = |(
+        record,
+        Held {
+            account,
+            sender,
+            hand,
+            turn,
+        },
+    )| Entry {
+        account,
+        sender,
+        record,
+        hand,
+        turn,
+    };
+    records.into_iter().zip(held).map(entry).collect()
+}
+
+/// One line for each outcome, which makes sense alone.
+fn report(account: &str, record: &Record, recorded: &Recorded) {
+    let job = record.job;
+    let attempt = record.attempt;
+    let duration_ms = record.evidence.as_ref().map(|seen| in_ms(seen.duration));
+    let (twin_order, duplicate_of) = match recorded {
+        Recorded::Settled {
+            order_id,
+            duplicate_of,
+        } => (
+            order_id.as_deref(),
+            duplicate_of.map(|twin| twin.to_string()),
+        ),
+        Recorded::Late { was } => {
+            tracing::warn!(
+                job.id = %job, attempt, account, was = %was, outcome = name(&record.settlement),
+                "an answer came after its claim had been lost"
+            );
+            (None, None)
+        }
+        Recorded::AcceptedTwice { known_order_id } => {
+            tracing::error!(
+                job.id = %job, attempt, account, known_order_id, order_id = order_of(&record.settlement),
+                "accepted twice: both orders are in the history"
+            );
+            return;
+        }
+        Recorded::Nothing => {
+            tracing::debug!(job.id = %job, attempt, account, "this outcome was on record already");
+            return;
+        }
+    };
+    match &record.settlement {
+        Settlement::Sent {
+            order_id,
+            duplicate: false,
+        } => {
+            let order_id = order_id.as_ref().map(|order| order.as_str());
+            tracing::info!(job.id = %job, attempt, duration_ms, account, order_id, "sent");
+        }
+        Settlement::Sent {
+            duplicate: true, ..
+        } => tracing::info!(
+            job.id = %job, attempt, duration_ms, account, order_id = twin_order, duplicate_of,
+            "sent: the provider had taken this content already"
+        ),
+        Settlement::Failed(trouble) => tracing::warn!(
+            job.id = %job, attempt, duration_ms, account, error.class = %trouble.class,
+            error.code = trouble.code, reason = %trouble.message, "failed"
+        ),
+        Settlement::Uncertain(trouble) => tracing::error!(
+            job.id = %job, attempt, duration_ms, account, error.class = %trouble.class,
+            reason = %trouble.message, "uncertain: it may have been sent, and is too old to be repeated safely"
+        ),
+        Settlement::Expired => {
+            tracing::info!(job.id = %job, attempt, account, "expired before it could be sent");
+        }
+        Settlement::Retry {
+            delay,
+            trouble,
+            doubt,
+            ..
+        } => tracing::warn!(
+            job.id = %job, attempt, duration_ms, account, error.class = %trouble.class,
+            error.code = trouble.code, retry_ms = in_ms(*delay), may_have_been_sent = doubt,
+            reason = %trouble.message, "to be retried"
+        ),
+        Settlement::GiveBack { trouble, .. } => tracing::debug!(
+            job.id = %job, attempt, duration_ms, account,
+            reason = trouble.as_ref().map(|trouble| trouble.message.as_str()), "handed back, no attempt spent"
+        ),
+    }
+    if !record.rejected.is_empty() {
+        let numbers: Vec<String> = record
+            .rejected
+            .iter()
+            .take(5)
+            .map(|number| mask(number))
+            .collect();
+        tracing::warn!(
+            job.id = %job, attempt, account, rejected = record.rejected.len(), numbers = numbers.join(" "),
+            "some numbers could not be read and were left out"
+        );
+    }
+}
+
+fn order_of(settlement: &Settlement) -> Option<&str> {
+    match settlement {
+        Settlement::Sent { order_id, .. } => order_id.as_ref().map(|order| order.as_str()),
+        _ => None,
+    }
+}
+
+const fn name(settlement: &Settlement) -> &'static str {
+    match settlement {
+        Settlement::Sent {
+            duplicate: false, ..
+        } => "accepted",
+        Settlement::Sent {
+            duplicate: true, ..
+        } => "duplicate",
+        Settlement::Failed(_) => "refused",
+        Settlement::Uncertain(_) => "uncertain",
+        Settlement::Expired => "expired",
+        Settlement::Retry { .. } => "retry",
+        Settlement::GiveBack { .. } => "handed back",
+    }
+}
+
+fn in_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,199 @@
+//! What time does to jobs, looked after about once a second by every worker: abandoned claims are taken over, messages
+//! expire, doubts grow too old, pauses end. All of it may be done by several workers at once without harm.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Dispatch, chain, chance};
+use crate::{
+    lifecycle::{PauseScope, Settlement, Situation},
+    message::RecipientList,
+    outbox::{Abandoned, Content, DueProbe, Observer, OutboxError, Record, Recorded},
+    provider::ProbeError,
+};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How many jobs one statement may move, so that none holds its locks for long.
+const BATCH: usize = 500;
+
+pub(super) async fn run(dispatch: Arc<Dispatch>) {
+    loop {
+        let pause = match round(&dispatch).await {
+            Ok(()) => INTERVAL.mul_f64(0.75 + chance() / 2.0),
+            Err(error) => dispatch.outage.failed(&error).max(INTERVAL),
+        };
+        for lane in &dispatch.lanes {
+            lane.pace.relax();
+        }
+        if dispatch
+            .unless_stopping(tokio::time::sleep(pause))
+            .await
+            .is_none()
+        {
+            return;
+        }
+    }
+}
+
+async fn round(dispatch: &Dispatch) -> Result<(), OutboxError> {
+    let outbox = &dispatch.outbox;
+    for (job, status) in outbox.expire(BATCH).await? {
+        tracing::info!(job.id = %job, status, "expired while it waited");
+    }
+    let policy = &dispatch.settings.policy;
+    let guarded = policy.guard_window.saturating_sub(policy.request_timeout);
+    for job in outbox.set_stale_doubts_aside(guarded, BATCH).await? {
+        tracing::error!(
+            job.id = %job,
+            "uncertain: a request was never answered, and it waited too long to be repeated safely"
+        );
+    }
+    rescue(dispatch).await?;
+    for (account, scope, sender) in outbox.end_elapsed_pauses().await? {
+        tracing::info!(
+            account,
+            scope,
+            sender,
+            "resumed: the pause's time has passed"
+        );
+    }
+    while let Some(probe) = outbox
+        .due_probe(&dispatch.accounts(), dispatch.settings.probing)
+        .await?
+    {
+        if dispatch
+            .unless_stopping(ask(dispatch, &probe))
+            .await
+            .is_none()
+        {
+            return Ok(());
+        }
+    }
+    dispatch.outage.over();
+    Ok(())
+}
+
+/// Takes over claims whose lease has run out: their requests may have been accepted.
+async fn rescue(dispatch: &Dispatch) -> Result<(), OutboxError> {
+    let abandoned = dispatch.outbox.abandoned(BATCH).await?;
+    if abandoned.is_empty() {
+        return Ok(());
+    }
+    let records: Vec<Record> = abandoned
+        .iter()
+        .map(|claim| take_over(dispatch, claim))
+        .collect();
+    let outcomes = dispatch.outbox.record(&records).await?;
+    for ((claim, record), outcome) in abandoned.iter().zip(&records).zip(outcomes) {
+        if !matches!(outcome, Recorded::Settled { .. }) {
+            continue;
+        }
+        let since_claim_ms = u64::try_from(claim.since_claim.as_millis()).unwrap_or(u64::MAX);
+        let uncertain = matches!(record.settlement, Settlement::Uncertain(_));
+        tracing::warn!(
+            job.id = %claim.id, attempt = claim.attempt, account = %claim.account, worker = %claim.worker,
+            since_claim_ms, uncertain, "taken over: its worker never reported back, and it may have been sent"
+        );
+    }
+    Ok(())
+}
+
+fn take_over(dispatch: &Dispatch, claim: &Abandoned) -> Record {
+    let texts = claim
+        .recipients
+        .iter()
+        .map(|text| text.as_deref().unwrap_or(""));
+    let list = RecipientList::read(texts, dispatch.settings.foreign);
+    let numbers = list.accepted.iter().map(|number| number.as_str());
+    let situation = Situation {
+        job: claim.id,
+        attempt: u32::try_from(claim.attempt).unwrap_or(0),
+        max_attempts: u32::try_from(claim.max_attempts).unwrap_or(0),
+        since_claim: claim.since_claim,
+        doubt_age: claim.doubt_age,
+        expires_in: claim.expires_in,
+    };
+    Record {
+        job: claim.id,
+        token: claim.token,
+        attempt: claim.attempt,
+        worker: claim.worker.clone(),
+        claimed: claim
+            .read
+            .checked_sub(claim.since_claim)
+            .unwrap_or(claim.read),
+        settlement: dispatch.settings.policy.rescue(&situation),
+        evidence: None,
+        rejected: Vec::new(),
+        content: Content::of(&claim.account, numbers, &claim.body),
+        observer: Observer::Rescue,
+    }
+}
+
+/// Asks the provider, without sending anything, whether the trouble behind a pause is over.
+async fn ask(dispatch: &Dispatch, probe: &DueProbe) {
+    let Some(lane) = dispatch
+        .lanes
+        .iter()
+        .find(|lane| *lane.account == probe.account)
+    else {
+        return;
+    };
+    let answer: Result<bool, ProbeError> = match probe.scope {
+        // A brand code that is missing (470) shows in no harmless call; an account in order is the best sign there is, and
+        // one message goes ahead alone.
+        PauseScope::Account | PauseScope::Iys => dispatch
+            .provider
+            .balance(&lane.credentials)
+            .await
+            .map(|_| true),
+        PauseScope::Sender => dispatch
+            .provider
+            .senders(&lane.credentials)
+            .await
+            .map(|approved| approved.contains(&probe.sender)),
+    };
+    let (account, scope, sender) = (&probe.account, probe.scope.as_str(), &probe.sender);
+    match answer {
+        Ok(true) => {
+            lane.pace.slow_down();
+            match dispatch
+                .outbox
+                .end_pause(account, probe.scope, sender, &dispatch.settings.worker)
+                .await
+            {
+                Ok(Some(lasted)) => {
+                    let lasted_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+                    tracing::info!(
+                        account,
+                        scope,
+                        sender,
+                        lasted_ms,
+                        "resumed: the provider answers in order"
+                    );
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(account, scope, sender, error = %chain(&error), "a pause could not be ended");
+                }
+            }
+        }
+        Ok(false) => tracing::debug!(
+            account,
+            scope,
+            sender,
+            "still paused: the sender is not approved"
+        ),
+        Err(error) => {
+            tracing::debug!(account, scope, sender, error = %chain(&error), "still paused: the probe failed");
+        }
+    }
+}
+
+impl Dispatch {
+    fn accounts(&self) -> Vec<String> {
+        self.lanes
+            .iter()
+            .map(|lane| lane.account.to_string())
+            .collect()
+    }
+}
