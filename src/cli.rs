@@ -1,6 +1,7 @@
 //! The program: one file per family of commands, with no SQL and no rules of its own.
 
 mod migrate;
+mod sandbox;
 mod worker;
 
 use std::process::ExitCode;
@@ -60,6 +61,8 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Send what is due; run any number of these, on any number of machines
     Worker(Box<crate::config::WorkerArgs>),
+    /// Stand in for the provider on this machine, with faults on demand
+    Sandbox(Box<sandbox::Args>),
 }
 
 /// Runs the program with this process's arguments and environment.
@@ -99,6 +102,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Migrate(args) => migrate::run(args).await,
         Command::Worker(args) => worker::run(*args).await,
+        Command::Sandbox(args) => sandbox::run(*args).await.map(|()| ExitCode::SUCCESS),
     }
 }
 

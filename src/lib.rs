@@ -10,6 +10,7 @@ pub mod lifecycle;
 pub mod message;
 pub mod outbox;
 pub mod provider;
+pub mod sandbox;
 
 pub use message::{
     Bulk, Iys, IysList, MessageError, NewMessage, Priority, Recipient, RecipientError,
