@@ -48,6 +48,9 @@ async fn round(dispatch: &Dispatch) -> Result<(), OutboxError> {
         );
     }
     rescue(dispatch).await?;
+    for (job, twin) in outbox.find_twins(BATCH).await? {
+        tracing::info!(job.id = %job, duplicate_of = %twin, "its twin has been found");
+    }
     for (account, scope, sender) in outbox.end_elapsed_pauses().await? {
         tracing::info!(
             account,
