@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 pub use outage::{Outage, chain};
-use pace::{Hand, Pace, Poll};
+use pace::{Pace, Poll, Unrecorded};
 use recorder::{Entry, Recorder};
 use twins::{Turn, Twins};
 
@@ -107,6 +107,16 @@ struct Letter {
     content: Content,
 }
 
+/// What became of a claim, before it is written down.
+struct Delivered {
+    settlement: Settlement,
+    evidence: Option<Evidence>,
+    content: Content,
+    rejected: Vec<String>,
+    /// Held until then: a twin's 451 can name this job only once it is on record.
+    turn: Option<Turn>,
+}
+
 /// The right to make one request. Made by the gate, consumed by sending.
 struct Permit(());
 
@@ -174,8 +184,7 @@ impl Dispatch {
                 })
             })
             .collect();
-        // Every entry holds a hand, so the channel can never hold more than there are hands (and the bulk ones).
-        let (entries, inbox) = mpsc::channel(settings.concurrency + 64);
+        let (entries, inbox) = mpsc::channel(recorder::BATCH);
         let recorder = Recorder {
             outbox: outbox.clone(),
             worker: settings.worker.as_str().into(),
@@ -217,8 +226,8 @@ impl Dispatch {
         }
     }
 
-    /// Claims single messages as hands become free. Never more than there are free hands: nothing waits here that another
-    /// worker could be sending.
+    /// Claims single messages as hands become free. Never more than there are hands free by the time they are here: nothing
+    /// waits in this process that another worker could be sending.
     async fn claim_singles(self: Arc<Self>, lane: Arc<Lane>) {
         let mut poll = Poll::new(self.settings.poll_interval);
         while let Some(free) = self.unless_stopping(lane.pace.free_hands()).await {
@@ -236,10 +245,11 @@ impl Dispatch {
             let pause = match claimed {
                 Ok(claims) => {
                     self.outage.over();
+                    lane.pace.claim_took();
                     let found = claims.len();
                     for claim in claims {
                         lane.follow(claim.received - claim.asked);
-                        self.carry(&lane, claim, lane.pace.take());
+                        self.carry(&lane, claim, &lane.pace);
                     }
                     if found > 0 {
                         poll.found();
@@ -280,7 +290,7 @@ impl Dispatch {
             {
                 Ok(Some(claim)) => {
                     self.outage.over();
-                    self.carry(&lane, claim, lane.bulk_pace.take());
+                    self.carry(&lane, claim, &lane.bulk_pace);
                     poll.found();
                     Duration::ZERO
                 }
@@ -302,15 +312,18 @@ impl Dispatch {
     }
 
     /// Carries one claim to its record, in a task of its own.
-    fn carry(self: &Arc<Self>, lane: &Arc<Lane>, claim: Claim, hand: Hand) {
-        let this = Arc::clone(self);
-        let lane = Arc::clone(lane);
+    fn carry(self: &Arc<Self>, lane: &Arc<Lane>, claim: Claim, pace: &Arc<Pace>) {
+        let (hand, unrecorded) = pace.take();
+        let (this, lane, pace) = (Arc::clone(self), Arc::clone(lane), Arc::clone(pace));
         let span = match &claim.traceparent {
             Some(traceparent) => tracing::info_span!("send", traceparent),
             None => tracing::Span::none(),
         };
         let job = async move {
-            let entry = this.deliver(&lane, claim, hand).await;
+            let delivered = this.deliver(&lane, &pace, &claim).await;
+            // The request is over: its hand is free while the outcome waits to be written down.
+            drop(hand);
+            let entry = this.entry(&lane, claim, delivered, unrecorded);
             // Fails only when the recorder has died, which is noticed where it is watched.
             this.entries.send(entry).await.ok();
         };
@@ -322,49 +335,53 @@ impl Dispatch {
     }
 
     /// Everything between a claim and its record.
-    async fn deliver(&self, lane: &Lane, claim: Claim, hand: Hand) -> Entry {
-        let letter = match Letter::read(&lane.account, &claim, self.settings.foreign) {
+    async fn deliver(&self, lane: &Lane, pace: &Pace, claim: &Claim) -> Delivered {
+        let letter = match Letter::read(&lane.account, claim, self.settings.foreign) {
             Ok(letter) => letter,
-            Err(unreadable) => {
-                let Unreadable { trouble, rejected } = unreadable;
+            Err(Unreadable { trouble, rejected }) => {
                 let content = Content::of(&lane.account, [], &claim.body);
                 let settlement = Settlement::Failed(trouble);
-                return self.entry(lane, claim, hand, None, content, rejected, settlement, None);
+                return Delivered {
+                    settlement,
+                    evidence: None,
+                    content,
+                    rejected,
+                    turn: None,
+                };
             }
         };
-        let Some(turn) = self.unless_stopping(self.twins.turn(letter.content)).await else {
-            let back = Settlement::GiveBack {
-                trouble: None,
-                pause: None,
+        let ((settlement, evidence), turn) =
+            match self.unless_stopping(self.twins.turn(letter.content)).await {
+                Some(turn) => (self.pass(lane, pace, claim, &letter).await, Some(turn)),
+                None => ((Held::Stopping.settlement(), None), None),
             };
-            return self.entry(
-                lane,
-                claim,
-                hand,
-                None,
-                letter.content,
-                letter.rejected,
-                back,
-                None,
-            );
-        };
-        let (settlement, evidence) = match self.gate(lane, &claim, &letter).await {
-            Ok(permit) => self.send(lane, &claim, &letter, permit).await,
-            Err(held) => (held.settlement(), None),
-        };
         let Letter {
             content, rejected, ..
         } = letter;
-        self.entry(
-            lane,
-            claim,
-            hand,
-            Some(turn),
-            content,
-            rejected,
+        Delivered {
             settlement,
             evidence,
-        )
+            content,
+            rejected,
+            turn,
+        }
+    }
+
+    /// Through the gate, if it opens.
+    async fn pass(
+        &self,
+        lane: &Lane,
+        pace: &Pace,
+        claim: &Claim,
+        letter: &Letter,
+    ) -> (Settlement, Option<Evidence>) {
+        let Some(_under_way) = self.unless_stopping(pace.request()).await else {
+            return (Held::Stopping.settlement(), None);
+        };
+        match self.gate(lane, claim, letter).await {
+            Ok(permit) => self.send(lane, claim, letter, permit).await,
+            Err(held) => (held.settlement(), None),
+        }
     }
 
     /// Waits for the slot that the claim reserved, and asks once more whether it may still be sent, by a clock that cannot
@@ -456,21 +473,20 @@ impl Dispatch {
         (settlement, Some(evidence))
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of one entry, put together in one place"
-    )]
     fn entry(
         &self,
         lane: &Lane,
         claim: Claim,
-        hand: Hand,
-        turn: Option<Turn>,
-        content: Content,
-        rejected: Vec<String>,
-        settlement: Settlement,
-        evidence: Option<Evidence>,
+        delivered: Delivered,
+        unrecorded: Unrecorded,
     ) -> Entry {
+        let Delivered {
+            settlement,
+            evidence,
+            content,
+            rejected,
+            turn,
+        } = delivered;
         let record = Record {
             job: claim.id,
             token: claim.token,
@@ -487,8 +503,8 @@ impl Dispatch {
             account: Arc::clone(&lane.account),
             sender: claim.sender,
             record,
-            hand: Some(hand),
             turn,
+            unrecorded,
         }
     }
 

@@ -158,10 +158,11 @@ pub(super) async fn write(pool: &PgPool) -> Result<Vec<Role>, DemoError> {
 
     let twice = "Your table is booked for 20:00.";
     let first = NewMessage::new("YOURBRAND", ["0532 000 00 05"], twice, Iys::Transactional)?;
-    let again = NewMessage::new("YOURBRAND", ["+905320000005"], twice, Iys::Transactional)?;
+    let again = NewMessage::new("YOURBRAND", ["+905320000005"], twice, Iys::Transactional)?
+        .with_due_at(Utc::now() + TimeDelta::milliseconds(500));
     role("a message", Some(enqueue(pool, &first).await?), Ends::Sent);
     role(
-        "the same message once more, from elsewhere",
+        "the same message once more, half a second later",
         Some(enqueue(pool, &again).await?),
         Ends::SentByTwin,
     );

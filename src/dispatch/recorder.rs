@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Outage, chain, pace::Hand, twins::Turn};
+use super::{Outage, chain, pace::Unrecorded, twins::Turn};
 use crate::{
     lifecycle::{Pause, PauseScope, Settlement},
     message::mask,
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The most outcomes that one statement records.
-const BATCH: usize = 1_000;
+pub(super) const BATCH: usize = 1_000;
 
 /// An outcome, with everything that is held until it is on record.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub(super) struct Entry {
     pub(super) account: Arc<str>,
     pub(super) sender: String,
     pub(super) record: Record,
-    pub(super) hand: Option<Hand>,
     pub(super) turn: Option<Turn>,
+    pub(super) unrecorded: Unrecorded,
 }
 
 /// The one task that records.
@@ -141,8 +141,8 @@ impl Recorder {
 struct Held {
     account: Arc<str>,
     sender: String,
-    hand: Option<Hand>,
     turn: Option<Turn>,
+    unrecorded: Unrecorded,
 }
 
 impl Entry {
@@ -151,16 +151,16 @@ impl Entry {
             account,
             sender,
             record,
-            hand,
             turn,
+            unrecorded,
         } = self;
         (
             record,
             Held {
                 account,
                 sender,
-                hand,
                 turn,
+                unrecorded,
             },
         )
     }
@@ -172,15 +172,15 @@ fn join(records: Vec<Record>, held: Vec<Held>) -> Vec<Entry> {
         Held {
             account,
             sender,
-            hand,
             turn,
+            unrecorded,
         },
     )| Entry {
         account,
         sender,
         record,
-        hand,
         turn,
+        unrecorded,
     };
     records.into_iter().zip(held).map(entry).collect()
 }
