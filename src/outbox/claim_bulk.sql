@@ -18,7 +18,7 @@ WITH held AS MATERIALIZED (
           AND priority = lane.priority
           AND due_at <= now()
           AND (expires_at IS NULL OR expires_at > now())
-          AND sender <> ALL ((SELECT senders FROM held)::text[])
+          AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
           AND NOT (iys AND (SELECT iys FROM held))
         ORDER BY due_at
         LIMIT 1
