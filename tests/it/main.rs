@@ -1,5 +1,8 @@
 //! What the program promises, checked against a real PostgreSQL.
 
+mod answers;
+mod doubts;
 mod private_postgres;
+mod retries;
 mod support;
 mod test_database;
