@@ -249,6 +249,32 @@ impl Outbox {
     /// # Errors
     /// When the database cannot be reached or refuses; some of the records may have been written nevertheless.
     pub async fn record(&self, records: &[Record]) -> Result<Vec<Recorded>, OutboxError> {
+        let mut outcomes = vec![Recorded::Nothing; records.len()];
+        let mut left: Vec<usize> = (0..records.len()).collect();
+        // Nearly always one round. A worker that was frozen past a lease can bring the answers to two claims of one job at
+        // once, and no statement may meet a job twice: one of the two would be lost.
+        while !left.is_empty() {
+            let mut met = HashSet::with_capacity(left.len());
+            let (round, rest): (Vec<usize>, Vec<usize>) = left
+                .into_iter()
+                .partition(|place| met.insert(records[*place].job));
+            left = rest;
+            let these: Vec<&Record> = round.iter().map(|place| &records[*place]).collect();
+            let mut outcome = self.record_round(&these).await?;
+            for place in round {
+                if let Some(recorded) = outcome.remove(&records[place].job) {
+                    outcomes[place] = recorded;
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Records the ends of claims of different jobs. What is missing in the answer changed nothing.
+    async fn record_round(
+        &self,
+        records: &[&Record],
+    ) -> Result<HashMap<Uuid, Recorded>, OutboxError> {
         let (plain, other): (Vec<&Record>, Vec<&Record>) =
             records.iter().partition(|record| record.is_plainly_sent());
         let mut outcome: HashMap<Uuid, Recorded> = HashMap::with_capacity(records.len());
@@ -275,19 +301,12 @@ impl Outbox {
         let late: Vec<&Record> = records
             .iter()
             .filter(|record| !outcome.contains_key(&record.job))
+            .copied()
             .collect();
         if !late.is_empty() {
             self.record_late(&late, &mut outcome).await?;
         }
-        Ok(records
-            .iter()
-            .map(|record| {
-                outcome
-                    .get(&record.job)
-                    .cloned()
-                    .unwrap_or(Recorded::Nothing)
-            })
-            .collect())
+        Ok(outcome)
     }
 
     async fn record_sent(&self, records: &[&Record]) -> Result<HashSet<Uuid>, OutboxError> {

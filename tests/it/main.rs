@@ -3,6 +3,7 @@
 mod answers;
 mod doubts;
 mod private_postgres;
+mod recording;
 mod retries;
 mod support;
 mod test_database;
