@@ -105,12 +105,13 @@ pub enum Recorded {
         /// For a duplicate: the twin.
         duplicate_of: Option<Uuid>,
     },
-    /// The claim had been lost. An acceptance made the job `sent` nevertheless; anything else changed nothing.
+    /// The claim had been lost. An acceptance made the job `sent` nevertheless, or named the order of one that was `sent`
+    /// without an order; anything else changed nothing.
     Late {
         /// What the job was when the answer came.
         was: Status,
     },
-    /// The claim had been lost and the job was `sent` already, under another order: it was accepted twice.
+    /// The claim had been lost and another acceptance was on record already: it was accepted twice.
     AcceptedTwice {
         /// The order that was on record, where one was.
         known_order_id: Option<String>,
@@ -239,6 +240,7 @@ struct LateRow {
     was: String,
     known_order_id: Option<String>,
     is_ours: bool,
+    accepted_before: bool,
     settled: bool,
     logged: bool,
 }
@@ -377,9 +379,18 @@ impl Outbox {
                     .await
             })
             .await?;
+        // A 451 says that something was accepted before, and so is no second acceptance.
         let accepted: HashSet<Uuid> = records
             .iter()
-            .filter(|record| record.is_accepted())
+            .filter(|record| {
+                matches!(
+                    record.settlement,
+                    Settlement::Sent {
+                        duplicate: false,
+                        ..
+                    }
+                )
+            })
             .map(|record| record.job)
             .collect();
         for row in rows {
@@ -391,7 +402,7 @@ impl Outbox {
             })?;
             let recorded = if row.is_ours || !(row.settled || row.logged) {
                 Recorded::Nothing
-            } else if accepted.contains(&row.id) && was == Status::Sent {
+            } else if accepted.contains(&row.id) && row.accepted_before {
                 Recorded::AcceptedTwice {
                     known_order_id: row.known_order_id,
                 }

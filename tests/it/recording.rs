@@ -164,6 +164,46 @@ async fn two_acceptances_of_one_job_are_both_in_the_history_and_raise_the_alarm(
 }
 
 #[tokio::test]
+async fn a_repeats_451_beside_a_late_acceptance_is_no_second_acceptance() {
+    let database = TestDatabase::create().await;
+    let outbox = Outbox::new(database.pool().clone());
+    for order in 0..4 {
+        let (first, second) = claimed_twice(&outbox).await;
+        let (one, two) = (
+            accepted(&first, "first", "111"),
+            repeated(&second, "second"),
+        );
+        let outcomes = match order {
+            0 => [outbox.record(&[two]).await, outbox.record(&[one]).await]
+                .map(|r| r.expect("recorded"))
+                .concat(),
+            1 => [outbox.record(&[one]).await, outbox.record(&[two]).await]
+                .map(|r| r.expect("recorded"))
+                .concat(),
+            2 => outbox.record(&[one, two]).await.expect("recorded"),
+            _ => outbox.record(&[two, one]).await.expect("recorded"),
+        };
+        let twice = outcomes
+            .iter()
+            .filter(|o| matches!(o, Recorded::AcceptedTwice { .. }))
+            .count();
+        assert_eq!(twice, 0, "{order}: {outcomes:?}");
+        let job = job(database.pool(), first.id).await;
+        assert_eq!(job.status, "sent", "{order}");
+        // The 451 said that the first one had arrived; its answer says under which order.
+        assert_eq!(job.order_id.as_deref(), Some("111"), "{order}");
+        let seen = orders_on_record(&outbox, first.id).await;
+        assert_eq!(seen.len(), 2, "{order}: {seen:?}");
+        assert_eq!(
+            seen[0],
+            (first.token, Some(200), Some("111".into())),
+            "{order}"
+        );
+        assert_eq!((seen[1].0, seen[1].1), (second.token, Some(451)), "{order}");
+    }
+}
+
+#[tokio::test]
 async fn recording_the_same_end_of_a_claim_again_changes_nothing() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
@@ -344,6 +384,27 @@ async fn a_late_acceptance_finds_its_way_into_every_status() {
             "{status}"
         );
     }
+    // A person had said that it arrived, without knowing the order.
+    insert(database.pool(), &[]).await;
+    let claim = claim(&outbox, "w").await;
+    let change = "status = 'sent', lease_until = NULL, ambiguous_since = now(), sent_at = now(), finished_at = now()";
+    execute(
+        database.pool(),
+        format!(
+            "UPDATE sms_outbox.jobs SET {change} WHERE id = '{}'",
+            claim.id
+        ),
+    )
+    .await;
+    let outcome = outbox
+        .record(&[accepted(&claim, "w", "111")])
+        .await
+        .expect("recorded");
+    assert!(matches!(outcome[0], Recorded::Late { .. }), "{outcome:?}");
+    assert_eq!(
+        job(database.pool(), claim.id).await.order_id.as_deref(),
+        Some("111")
+    );
 }
 
 #[tokio::test]
