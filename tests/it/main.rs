@@ -2,6 +2,7 @@
 
 mod answers;
 mod doubts;
+mod pauses;
 mod private_postgres;
 mod recording;
 mod retries;
