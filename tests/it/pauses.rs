@@ -312,6 +312,63 @@ async fn an_operators_pause_is_not_ended_by_a_provider_in_order() {
 }
 
 #[tokio::test]
+async fn an_operators_pause_takes_the_place_of_the_pause_that_trouble_began() {
+    for lasts in [None, Some(Duration::from_secs(3600))] {
+        let database = TestDatabase::create().await;
+        let outbox = Outbox::new(database.pool().clone());
+        let trouble = trouble();
+        assert_eq!(
+            outbox.pause(&by_worker(&trouble)).await.expect("paused"),
+            Some(1)
+        );
+        // A probe is under way while the operator decides.
+        let probe = outbox
+            .due_probe(&["default".to_owned()], PROBING)
+            .await
+            .expect("probes");
+        assert!(probe.is_some());
+        assert!(
+            outbox
+                .pause(&by_hand(lasts))
+                .await
+                .expect("paused")
+                .is_some()
+        );
+        assert!(holds(&database, "ayse").await);
+        let probe = outbox
+            .due_probe(&["default".to_owned()], PROBING)
+            .await
+            .expect("probes");
+        assert_eq!(probe, None, "a person's pause is not probed");
+        // The probe comes back: all in order.
+        let ended = outbox
+            .end_probed_pause("default", PauseScope::Account, "", "worker")
+            .await;
+        assert_eq!(ended.expect("answered"), None);
+        assert!(holds(&database, "ayse").await);
+        let ended = outbox
+            .end_pause("default", PauseScope::Account, "", "ayse")
+            .await;
+        assert!(ended.expect("answered").is_some());
+    }
+}
+
+#[tokio::test]
+async fn trouble_that_is_met_while_an_operators_pause_holds_leaves_it_alone() {
+    for lasts in [None, Some(Duration::from_secs(3600))] {
+        let database = TestDatabase::create().await;
+        let outbox = Outbox::new(database.pool().clone());
+        outbox.pause(&by_hand(lasts)).await.expect("paused");
+        let trouble = trouble();
+        assert_eq!(
+            outbox.pause(&by_worker(&trouble)).await.expect("answered"),
+            None
+        );
+        assert!(holds(&database, "ayse").await);
+    }
+}
+
+#[tokio::test]
 async fn a_pause_that_comes_back_is_probed_less_often() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
@@ -336,7 +393,7 @@ async fn a_pause_that_comes_back_is_probed_less_often() {
             "SELECT round(extract(epoch FROM probe_at - since))::bigint FROM sms_outbox.pauses";
         waits.push(count(database.pool(), wait).await);
         outbox
-            .end_pause("default", PauseScope::Account, "", "w")
+            .end_probed_pause("default", PauseScope::Account, "", "w")
             .await
             .expect("ended");
     }
