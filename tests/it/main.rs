@@ -2,6 +2,7 @@
 
 mod answers;
 mod doubts;
+mod limits;
 mod pauses;
 mod private_postgres;
 mod recording;
