@@ -2,10 +2,12 @@
 
 mod answers;
 mod doubts;
+mod expiry;
 mod limits;
 mod pauses;
 mod private_postgres;
 mod recording;
 mod retries;
+mod stopping;
 mod support;
 mod test_database;
