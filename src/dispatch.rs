@@ -33,7 +33,10 @@ use recorder::{Entry, Recorder};
 use twins::{Turn, Twins};
 
 use crate::{
-    lifecycle::{Admission, ErrorClass, Policy, Progress, Settlement, Situation, Trouble, Verdict},
+    lifecycle::{
+        Admission, ErrorClass, PauseScope, Policy, Progress, Settlement, Situation, Trouble,
+        Verdict,
+    },
     message::{ForeignNumbers, Iys, Recipient, RecipientList, estimate},
     outbox::{Claim, Content, Evidence, Observer, Outbox, Probing, Record, Slots},
     provider::{Credentials, Order, Provider},
@@ -460,10 +463,19 @@ impl Dispatch {
         } else if outcome.progress == Progress::Answered {
             lane.pace.went_well();
         }
-        let settlement = self
-            .settings
-            .policy
-            .decide(&situation(claim), outcome.verdict);
+        let verdict = match outcome.verdict {
+            // A pause must hold back the job that met it, or the job is claimed again at once, for ever: where a message
+            // that is no marketing misses the brand code, the whole account waits.
+            Verdict::Blocked {
+                scope: PauseScope::Iys,
+                trouble,
+            } if !letter.iys.is_commercial() => Verdict::Blocked {
+                scope: PauseScope::Account,
+                trouble,
+            },
+            other => other,
+        };
+        let settlement = self.settings.policy.decide(&situation(claim), verdict);
         let evidence = Evidence {
             progress: outcome.progress,
             http_status: outcome.http_status,

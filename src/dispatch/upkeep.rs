@@ -161,7 +161,7 @@ async fn ask(dispatch: &Dispatch, probe: &DueProbe) {
             lane.pace.slow_down();
             match dispatch
                 .outbox
-                .end_pause(account, probe.scope, sender, &dispatch.settings.worker)
+                .end_probed_pause(account, probe.scope, sender, &dispatch.settings.worker)
                 .await
             {
                 Ok(Some(lasted)) => {

@@ -7,7 +7,9 @@ WITH held AS MATERIALIZED (
            coalesce(array_agg(sender) FILTER (WHERE scope = 'sender'), '{}') AS senders
     FROM sms_outbox.pauses
     WHERE account = $1 AND ended_at IS NULL AND (until IS NULL OR until > now())
-), due AS MATERIALIZED (
+), next AS MATERIALIZED (
+    -- Chosen without a lock: stepping over a locked row would let the second part of a list overtake the first, which
+    -- another worker is just claiming.
     SELECT found.id
     FROM (VALUES (0::smallint), (1::smallint), (2::smallint), (3::smallint)) AS lane (priority)
     CROSS JOIN LATERAL (
@@ -22,12 +24,15 @@ WITH held AS MATERIALIZED (
           AND NOT (iys AND (SELECT iys FROM held))
         ORDER BY due_at
         LIMIT 1
-        FOR NO KEY UPDATE SKIP LOCKED
     ) AS found
     WHERE NOT (SELECT account FROM held)
       -- Spares the unique index jobs_one_bulk_order_at_a_time an error in the log; it decides when two ask at once.
       AND NOT EXISTS (SELECT FROM sms_outbox.jobs WHERE account = $1 AND status = 'sending' AND bulk)
     LIMIT 1
+), due AS MATERIALIZED (
+    SELECT id FROM sms_outbox.jobs
+    WHERE id = (SELECT id FROM next) AND status = 'queued'
+    FOR NO KEY UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE sms_outbox.jobs AS job
     SET status = 'sending', attempt = job.attempt + 1, token = job.token + 1,

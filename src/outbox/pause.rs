@@ -133,6 +133,33 @@ impl Outbox {
         Ok(lasted.map(from_millis))
     }
 
+    /// As [`end_pause`](Self::end_pause), for whoever asked the provider and found it in order: a pause that a person has begun
+    /// meanwhile stays.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn end_probed_pause(
+        &self,
+        account: &str,
+        scope: PauseScope,
+        sender: &str,
+        by: &str,
+    ) -> Result<Option<Duration>, OutboxError> {
+        let lasted: Option<i64> = self
+            .call("ending a pause", async |connection| {
+                sqlx::query_scalar(include_str!("end_probed_pause.sql"))
+                    .bind(account)
+                    .bind(scope.as_str())
+                    .bind(sender)
+                    .bind(by)
+                    .persistent(self.persistent)
+                    .fetch_optional(connection)
+                    .await
+            })
+            .await?;
+        Ok(lasted.map(from_millis))
+    }
+
     /// Marks pauses whose time has passed as ended; returns account, scope and sender of each.
     ///
     /// # Errors

@@ -17,7 +17,9 @@ SET error_class = excluded.error_class, error_code = excluded.error_code, reason
         * interval '1 millisecond',
     ended_at = NULL, ended_by = NULL
 WHERE pause.ended_at IS NOT NULL
-   -- A pause that would have ended by itself gives way to one that outlasts it.
-   OR pause.until <= now()
-   OR (pause.until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > pause.until))
+   -- A person's pause (no class) takes the place of what trouble began, which the next probe would end.
+   OR (excluded.error_class IS NULL AND pause.error_class IS NOT NULL)
+   -- A pause that would have ended by itself gives way to one that outlasts it; a person's gives way to a person's only.
+   OR (pause.until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > pause.until)
+       AND (excluded.error_class IS NULL OR pause.error_class IS NOT NULL))
 RETURNING strikes

@@ -105,12 +105,13 @@ pub enum Recorded {
         /// For a duplicate: the twin.
         duplicate_of: Option<Uuid>,
     },
-    /// The claim had been lost. An acceptance made the job `sent` nevertheless; anything else changed nothing.
+    /// The claim had been lost. An acceptance made the job `sent` nevertheless, or named the order of one that was `sent`
+    /// without an order; anything else changed nothing.
     Late {
         /// What the job was when the answer came.
         was: Status,
     },
-    /// The claim had been lost and the job was `sent` already, under another order: it was accepted twice.
+    /// The claim had been lost and another acceptance was on record already: it was accepted twice.
     AcceptedTwice {
         /// The order that was on record, where one was.
         known_order_id: Option<String>,
@@ -239,6 +240,7 @@ struct LateRow {
     was: String,
     known_order_id: Option<String>,
     is_ours: bool,
+    accepted_before: bool,
     settled: bool,
     logged: bool,
 }
@@ -249,6 +251,32 @@ impl Outbox {
     /// # Errors
     /// When the database cannot be reached or refuses; some of the records may have been written nevertheless.
     pub async fn record(&self, records: &[Record]) -> Result<Vec<Recorded>, OutboxError> {
+        let mut outcomes = vec![Recorded::Nothing; records.len()];
+        let mut left: Vec<usize> = (0..records.len()).collect();
+        // Nearly always one round. A worker that was frozen past a lease can bring the answers to two claims of one job at
+        // once, and no statement may meet a job twice: one of the two would be lost.
+        while !left.is_empty() {
+            let mut met = HashSet::with_capacity(left.len());
+            let (round, rest): (Vec<usize>, Vec<usize>) = left
+                .into_iter()
+                .partition(|place| met.insert(records[*place].job));
+            left = rest;
+            let these: Vec<&Record> = round.iter().map(|place| &records[*place]).collect();
+            let mut outcome = self.record_round(&these).await?;
+            for place in round {
+                if let Some(recorded) = outcome.remove(&records[place].job) {
+                    outcomes[place] = recorded;
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Records the ends of claims of different jobs. What is missing in the answer changed nothing.
+    async fn record_round(
+        &self,
+        records: &[&Record],
+    ) -> Result<HashMap<Uuid, Recorded>, OutboxError> {
         let (plain, other): (Vec<&Record>, Vec<&Record>) =
             records.iter().partition(|record| record.is_plainly_sent());
         let mut outcome: HashMap<Uuid, Recorded> = HashMap::with_capacity(records.len());
@@ -275,19 +303,12 @@ impl Outbox {
         let late: Vec<&Record> = records
             .iter()
             .filter(|record| !outcome.contains_key(&record.job))
+            .copied()
             .collect();
         if !late.is_empty() {
             self.record_late(&late, &mut outcome).await?;
         }
-        Ok(records
-            .iter()
-            .map(|record| {
-                outcome
-                    .get(&record.job)
-                    .cloned()
-                    .unwrap_or(Recorded::Nothing)
-            })
-            .collect())
+        Ok(outcome)
     }
 
     async fn record_sent(&self, records: &[&Record]) -> Result<HashSet<Uuid>, OutboxError> {
@@ -358,9 +379,18 @@ impl Outbox {
                     .await
             })
             .await?;
+        // A 451 says that something was accepted before, and so is no second acceptance.
         let accepted: HashSet<Uuid> = records
             .iter()
-            .filter(|record| record.is_accepted())
+            .filter(|record| {
+                matches!(
+                    record.settlement,
+                    Settlement::Sent {
+                        duplicate: false,
+                        ..
+                    }
+                )
+            })
             .map(|record| record.job)
             .collect();
         for row in rows {
@@ -372,7 +402,7 @@ impl Outbox {
             })?;
             let recorded = if row.is_ours || !(row.settled || row.logged) {
                 Recorded::Nothing
-            } else if accepted.contains(&row.id) && was == Status::Sent {
+            } else if accepted.contains(&row.id) && row.accepted_before {
                 Recorded::AcceptedTwice {
                     known_order_id: row.known_order_id,
                 }

@@ -1,6 +1,7 @@
 -- What came after its claim was lost. A refusal or a doubt changes nothing any more and is only remembered. An acceptance is
 -- a fact about the world: whatever the job has become, it is sent. If another acceptance is on record already, both stay,
--- and the caller raises the alarm.
+-- and the caller raises the alarm. A 451, or a person's word, is no other acceptance: then this one names the order that
+-- was still sought.
 --   $1 a JSON array, one object per claim
 WITH answer AS MATERIALIZED (
     SELECT *
@@ -11,7 +12,13 @@ WITH answer AS MATERIALIZED (
 ), before AS MATERIALIZED (
     SELECT job.id, job.status, job.token, job.order_id, job.ambiguous_since,
            -- Our own record went through although its answer was lost: nothing is late, and nothing happened twice.
-           job.status = 'sent' AND job.token = answer.token AND job.answer_ms IS NOT NULL AS is_ours
+           job.status = 'sent' AND job.token = answer.token AND job.answer_ms IS NOT NULL AS is_ours,
+           job.status = 'sent' AND (
+               job.order_id IS NOT NULL
+               OR (job.answer_ms IS NOT NULL AND NOT job.duplicate)
+               OR EXISTS (
+                   SELECT FROM sms_outbox.attempt_log AS log
+                   WHERE log.job_id = job.id AND log.token <> answer.token AND log.provider_code = 200)) AS accepted_before
     FROM sms_outbox.jobs AS job JOIN answer USING (id)
     ORDER BY job.id
     FOR NO KEY UPDATE OF job
@@ -23,6 +30,12 @@ WITH answer AS MATERIALIZED (
     FROM answer
     WHERE answer.accepted AND job.id = answer.id AND job.status <> 'sent'
     RETURNING job.id
+), named AS (
+    UPDATE sms_outbox.jobs AS job
+    SET order_id = answer.order_id, duplicate_of = NULL
+    FROM answer JOIN before USING (id)
+    WHERE job.id = answer.id AND before.status = 'sent' AND NOT before.is_ours AND NOT before.accepted_before
+      AND answer.accepted AND NOT answer.duplicate
 ), logged AS (
     INSERT INTO sms_outbox.attempt_log (
         job_id, token, observer, attempt, counted, worker, started_at, duration_ms, progress, http_status, provider_code,
@@ -35,7 +48,7 @@ WITH answer AS MATERIALIZED (
     ON CONFLICT DO NOTHING
     RETURNING job_id
 )
-SELECT before.id, before.status AS was, before.order_id AS known_order_id, before.is_ours,
+SELECT before.id, before.status AS was, before.order_id AS known_order_id, before.is_ours, before.accepted_before,
        EXISTS (SELECT FROM settled WHERE settled.id = before.id) AS settled,
        EXISTS (SELECT FROM logged WHERE logged.job_id = before.id) AS logged
 FROM before

@@ -1,5 +1,13 @@
 //! What the program promises, checked against a real PostgreSQL.
 
+mod answers;
+mod doubts;
+mod expiry;
+mod limits;
+mod pauses;
 mod private_postgres;
+mod recording;
+mod retries;
+mod stopping;
 mod support;
 mod test_database;

@@ -1,3 +1,5 @@
 //! What the tests stand on.
 
 pub mod postgres;
+pub mod provider;
+pub mod worker;

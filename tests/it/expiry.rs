@@ -1,0 +1,261 @@
+//! What is too late, too early, or no longer wanted is not sent.
+
+use std::time::Instant;
+
+use sms_outbox::outbox::{Cancelled, Filter, Outbox};
+
+use crate::support::postgres::TestDatabase;
+use crate::support::provider::{BALANCE, FakeProvider, Hold, Reply, SEND, in_order, nowhere};
+use crate::support::worker::{
+    Worker, count, execute, insert, job, wait_for_job, wait_for_status, wait_for_statuses,
+};
+
+const SOON: &str = "now() + interval '1 second'";
+
+#[tokio::test]
+async fn a_message_that_expires_while_its_account_is_paused_is_never_sent() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::scripted(|_| Reply::code(401, 401));
+    let late = insert(pool, &[("expires_at", SOON), ("body", "'late'")]).await;
+    let patient = insert(
+        pool,
+        &[
+            ("expires_at", "now() + interval '1 hour'"),
+            ("body", "'patient'"),
+        ],
+    )
+    .await;
+    let worker = Worker::start(&database, &provider, &[]);
+    provider
+        .wait("it was probed", |all| all.iter().any(|r| r.path == BALANCE))
+        .await;
+    let asked = provider.orders_of("late").len();
+    let expired = wait_for_status(pool, late, "expired").await;
+    provider.now_says(in_order);
+    wait_for_status(pool, patient, "sent").await;
+    worker.stop().await;
+    assert_eq!(
+        provider.orders_of("late").len(),
+        asked,
+        "nothing was asked for it after its pause began"
+    );
+    assert_eq!(expired.attempt, 0);
+    assert!(expired.finished_at.is_some() && expired.sent_at.is_none());
+}
+
+#[tokio::test]
+async fn a_message_that_has_expired_before_any_worker_looked_is_never_sent() {
+    let database = TestDatabase::create().await;
+    let provider = FakeProvider::start();
+    let id = insert(
+        database.pool(),
+        &[("expires_at", "now() - interval '1 ms'")],
+    )
+    .await;
+    let worker = Worker::start(&database, &provider, &[]);
+    wait_for_status(database.pool(), id, "expired").await;
+    worker.stop().await;
+    assert_eq!(provider.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn expiry_is_checked_once_more_right_before_the_request_leaves() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let hold = Hold::new();
+    let held = hold.clone();
+    let provider = FakeProvider::scripted(move |request| in_order(request).held(&held));
+    // The second one is claimed in time, and waits for the first one's answer because their content is equal.
+    let content = [("body", "'code 1234'"), ("recipients", "'{905321112233}'")];
+    let first = insert(pool, &content).await;
+    let worker = Worker::start(&database, &provider, &[]);
+    provider.wait_for_orders(1).await;
+    let second = insert(pool, &[&content[..], &[("expires_at", SOON)]].concat()).await;
+    wait_for_status(pool, second, "sending").await;
+    let past = format!(
+        "SELECT count(*) FROM sms_outbox.jobs WHERE id = '{second}' AND expires_at <= now()"
+    );
+    crate::support::worker::wait_for_count(pool, &past, |n| n == 1).await;
+    hold.release();
+    wait_for_status(pool, first, "sent").await;
+    let job = wait_for_status(pool, second, "expired").await;
+    worker.stop().await;
+    assert_eq!(provider.orders().len(), 1);
+    assert_eq!(job.attempt, 0, "no request was made");
+}
+
+#[tokio::test]
+async fn a_retry_that_would_come_too_late_is_not_made() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    // Surely not sent: it expired. In doubt: nobody can say that it was not sent.
+    let refused = insert(pool, &[("expires_at", SOON), ("max_attempts", "10000")]).await;
+    let address = nowhere();
+    let worker = Worker::start_at(
+        &database.url(),
+        &format!("http://{address}"),
+        &["--backoff-cap", "50ms"],
+    );
+    let job = wait_for_status(pool, refused, "expired").await;
+    worker.stop().await;
+    assert!(job.attempt >= 1 && job.error_class.as_deref() == Some("network"));
+
+    let provider = FakeProvider::scripted(|_| Reply::Hangup);
+    let lost = insert(pool, &[("expires_at", SOON)]).await;
+    let worker = Worker::start(&database, &provider, &["--settle-delay", "60s"]);
+    let job = wait_for_status(pool, lost, "uncertain").await;
+    worker.stop().await;
+    assert_eq!((job.attempt, provider.orders().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_message_is_not_sent_before_it_is_due() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    let worker = Worker::start(&database, &provider, &[]);
+    let began = Instant::now();
+    let id = insert(pool, &[("due_at", "now() + interval '700 ms'")]).await;
+    wait_for_status(pool, id, "sent").await;
+    worker.stop().await;
+    let waited = provider.orders()[0].arrived - began;
+    assert!(waited.as_millis() >= 700, "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_cancelled_message_never_arrives() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    let outbox = Outbox::new(pool.clone());
+    let unwanted = insert(pool, &[("body", "'unwanted'"), ("due_at", SOON)]).await;
+    let in_doubt = insert(
+        pool,
+        &[
+            ("body", "'doubt'"),
+            ("ambiguous_since", "now()"),
+            ("due_at", SOON),
+        ],
+    )
+    .await;
+    let wanted = insert(pool, &[("body", "'wanted'"), ("due_at", SOON)]).await;
+    let filter = Filter {
+        ids: Some(vec![unwanted, in_doubt]),
+        at_most: 10,
+        ..Filter::default()
+    };
+    let mut cancelled = outbox.cancel(&filter).await.expect("cancelled");
+    cancelled.sort_by_key(|(id, _)| *id != unwanted);
+    assert_eq!(
+        cancelled,
+        [
+            (unwanted, Cancelled::Done),
+            (in_doubt, Cancelled::DoneButMayHaveBeenSent)
+        ]
+    );
+    let worker = Worker::start(&database, &provider, &[]);
+    wait_for_status(pool, wanted, "sent").await;
+    worker.stop().await;
+    assert_eq!(provider.orders().len(), 1);
+    assert_eq!(job(pool, unwanted).await.status, "cancelled");
+    let filter = Filter {
+        ids: Some(vec![wanted, unwanted]),
+        at_most: 10,
+        ..Filter::default()
+    };
+    assert!(
+        outbox.cancel(&filter).await.expect("answered").is_empty(),
+        "what has ended stays as it ended"
+    );
+}
+
+#[tokio::test]
+async fn the_smaller_priority_goes_first_and_within_it_the_earlier_one() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    // Rows that are not due yet stand in front of each priority.
+    for priority in 0..4 {
+        let priority = priority.to_string();
+        insert(
+            pool,
+            &[
+                ("priority", &priority),
+                ("due_at", "now() + interval '1 hour'"),
+            ],
+        )
+        .await;
+    }
+    let mut ids = Vec::new();
+    for (priority, ago) in [
+        ("3", "9"),
+        ("1", "1"),
+        ("0", "1"),
+        ("1", "2"),
+        ("0", "2"),
+        ("2", "5"),
+    ] {
+        let due = format!("now() - interval '{ago} s'");
+        let body = format!("'{priority} since {ago}'");
+        ids.push(
+            insert(
+                pool,
+                &[("priority", priority), ("due_at", &due), ("body", &body)],
+            )
+            .await,
+        );
+    }
+    // One at a time, so that the order of arrival is the order of claiming.
+    let worker = Worker::start(&database, &provider, &["--concurrency", "1"]);
+    wait_for_statuses(pool, &ids, "sent").await;
+    worker.stop().await;
+    let arrived: Vec<String> = provider
+        .orders()
+        .iter()
+        .map(|r| r.text().to_owned())
+        .collect();
+    assert_eq!(
+        arrived,
+        [
+            "0 since 2",
+            "0 since 1",
+            "1 since 2",
+            "1 since 1",
+            "2 since 5",
+            "3 since 9"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_failed_job_that_is_retried_by_hand_has_all_its_attempts_again() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::scripted(|request| match (request.path.as_str(), request.n) {
+        (SEND, 1) => Reply::code(200, 466),
+        _ => in_order(request),
+    });
+    let id = insert(pool, &[("max_attempts", "1")]).await;
+    let worker = Worker::start(&database, &provider, &[]);
+    wait_for_status(pool, id, "failed").await;
+    let outbox = Outbox::new(pool.clone());
+    let filter = Filter {
+        ids: Some(vec![id]),
+        at_most: 10,
+        ..Filter::default()
+    };
+    assert_eq!(outbox.retry(&filter).await.expect("retried"), [id]);
+    let job = wait_for_job(pool, id, "it is sent", |job| job.status == "sent").await;
+    worker.stop().await;
+    assert_eq!((job.attempt, job.error_class), (1, None));
+    assert_eq!(
+        count(pool, "SELECT count(*) FROM sms_outbox.attempts").await,
+        2
+    );
+    execute(pool, "SELECT sms_outbox.prune(now() + interval '1 s')").await;
+    assert_eq!(
+        count(pool, "SELECT count(*) FROM sms_outbox.attempts").await,
+        0
+    );
+}

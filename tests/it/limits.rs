@@ -1,0 +1,220 @@
+//! The fleet's limit on recipients in any second, and the provider's other limit, on bulk orders.
+
+use std::time::{Duration, Instant};
+
+use sms_outbox::daemon::Ended;
+use sms_outbox::outbox::Outbox;
+use uuid::Uuid;
+
+use crate::support::postgres::TestDatabase;
+use crate::support::provider::{FakeProvider, Hold, Reply, Request, in_order, order_id};
+use crate::support::worker::{
+    Process, Worker, count, insert, insert_many, job, wait_for_jobs, wait_for_status,
+    wait_for_statuses,
+};
+
+/// The most recipients that arrived within any second.
+fn most_in_a_second(orders: &[Request]) -> usize {
+    let mut moments: Vec<(Instant, usize)> = orders
+        .iter()
+        .map(|r| (r.arrived, r.numbers().len()))
+        .collect();
+    moments.sort();
+    let within = |from: usize| {
+        let end = moments[from].0 + Duration::from_secs(1);
+        moments[from..]
+            .iter()
+            .take_while(|(at, _)| *at < end)
+            .map(|(_, n)| n)
+            .sum()
+    };
+    (0..moments.len()).map(within).max().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn no_second_holds_more_recipients_than_the_limit_over_all_workers() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    // Singles, and some that are five recipients each; urgent ones, which skip the pacing and never the limit.
+    let mut ids = insert_many(pool, 40, &[]).await;
+    let five =
+        "ARRAY(SELECT '90533' || lpad((10 * n + i)::text, 7, '0') FROM generate_series(1, 5) AS i)";
+    ids.extend(insert_many(pool, 4, &[("recipients", five)]).await);
+    let flags = ["--rate-per-second", "20"];
+    let workers = [0, 1].map(|_| Process::worker(&database.url(), &provider.url(), &flags));
+    provider.wait_for_orders(5).await;
+    ids.extend(insert_many(pool, 10, &[("priority", "0")]).await);
+    let began = Instant::now();
+    wait_for_statuses(pool, &ids, "sent").await;
+    let took = began.elapsed();
+    for worker in workers {
+        worker.stop().await;
+    }
+    let orders = provider.orders();
+    assert_eq!(orders.len(), 54);
+    let most = most_in_a_second(&orders);
+    assert!(most <= 20, "{most} recipients in one second");
+    // 70 recipients at 20 a second; the limit is to be used, too.
+    assert!(took < Duration::from_secs(8), "{took:?}");
+}
+
+#[tokio::test]
+async fn an_urgent_message_does_not_wait_behind_a_full_queue() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    insert_many(pool, 300, &[("priority", "3")]).await;
+    let worker = Worker::start(&database, &provider, &["--rate-per-second", "20"]);
+    provider.wait_for_orders(10).await;
+    let urgent = insert(pool, &[("priority", "0"), ("body", "'code'")]).await;
+    wait_for_status(pool, urgent, "sent").await;
+    let ahead = provider
+        .orders()
+        .iter()
+        .position(|r| r.text() == "code")
+        .expect("it is sent");
+    assert!(ahead < 40, "{ahead} went before it");
+    assert_eq!(worker.stop().await, Ended::InOrder);
+}
+
+#[tokio::test]
+async fn a_job_above_the_limit_is_sent_all_the_same() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    let many = "ARRAY(SELECT '90533' || lpad(i::text, 7, '0') FROM generate_series(1, 30) AS i)";
+    let id = insert(pool, &[("recipients", many)]).await;
+    let other = insert(pool, &[]).await;
+    let worker = Worker::start(&database, &provider, &["--rate-per-second", "20"]);
+    wait_for_statuses(pool, &[id, other], "sent").await;
+    worker.stop().await;
+}
+
+/// Enqueues a list of so many numbers through the SQL function; the jobs in sending order.
+async fn enqueue_bulk(database: &TestDatabase, numbers: u32, body: &str) -> Vec<Uuid> {
+    sqlx::query_scalar(
+        "SELECT * FROM sms_outbox.enqueue_bulk(sender => 'BRAND', body => $1, iys => false, recipients =>
+            ARRAY(SELECT '0532' || lpad(i::text, 7, '0') FROM generate_series(1, $2) AS i))",
+    )
+    .bind(body)
+    .bind(i32::try_from(numbers).expect("few enough"))
+    .fetch_all(database.pool())
+    .await
+    .expect("jobs")
+}
+
+#[tokio::test]
+async fn a_long_list_is_cut_and_sent_in_order_one_after_the_other_with_an_order_each() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let hold = Hold::new();
+    let held = hold.clone();
+    let provider = FakeProvider::scripted(move |request| match request.text() {
+        "sale" => in_order(request).held(&held),
+        _ => in_order(request),
+    });
+    let ids = enqueue_bulk(&database, 100_003, "sale").await;
+    assert_eq!(ids.len(), 3);
+    let batches =
+        "SELECT count(DISTINCT batch_id) FROM sms_outbox.jobs WHERE batch_id IS NOT NULL AND bulk";
+    assert_eq!(count(pool, batches).await, 1);
+    let workers =
+        [0, 1].map(|_| Worker::start(&database, &provider, &["--rate-per-second", "100"]));
+    provider.wait_for_orders(1).await;
+    // Single messages flow meanwhile, and no second bulk order does.
+    let singles = insert_many(pool, 30, &[]).await;
+    wait_for_statuses(pool, &singles, "sent").await;
+    assert_eq!(provider.orders_of("sale").len(), 1);
+    assert_eq!(
+        count(
+            pool,
+            "SELECT count(*) FROM sms_outbox.jobs WHERE bulk AND status = 'sending'"
+        )
+        .await,
+        1
+    );
+    hold.release();
+    let sent = wait_for_statuses(pool, &ids, "sent").await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    let orders = provider.orders_of("sale");
+    let sizes: Vec<usize> = orders.iter().map(|r| r.numbers().len()).collect();
+    assert_eq!(sizes, [50_000, 50_000, 3]);
+    let mut n = 0;
+    for (order, job) in orders.iter().zip(&sent) {
+        assert_eq!(job.order_id, Some(order_id(order.n)));
+        for number in order.numbers() {
+            n += 1;
+            assert_eq!(number, format!("90532{n:07}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_second_part_of_a_list_never_overtakes_the_first() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let outbox = Outbox::new(pool.clone());
+    let ids = enqueue_bulk(&database, 50_001, "sale").await;
+    let lease = Duration::from_secs(60);
+    // Another worker is claiming the first part at this moment: its row is locked, and nothing is committed yet.
+    let mut claiming = pool.begin().await.expect("a connection");
+    sqlx::query("SELECT FROM sms_outbox.jobs WHERE id = $1 FOR NO KEY UPDATE")
+        .bind(ids[0])
+        .execute(&mut *claiming)
+        .await
+        .expect("locked");
+    let claim = outbox.claim_bulk("default", lease, "w").await;
+    assert!(claim.expect("answered").is_none());
+    // It died.
+    claiming.rollback().await.expect("unlocked");
+    let claim = outbox.claim_bulk("default", lease, "w").await;
+    assert_eq!(claim.expect("answered").expect("the first part").id, ids[0]);
+    let claim = outbox.claim_bulk("default", lease, "w").await;
+    assert!(claim.expect("answered").is_none(), "one at a time");
+}
+
+#[tokio::test]
+async fn bulk_orders_of_different_accounts_do_not_wait_for_each_other() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let hold = Hold::new();
+    let held = hold.clone();
+    let provider = FakeProvider::scripted(move |request| in_order(request).held(&held));
+    let list = "ARRAY(SELECT '90533' || lpad(i::text, 7, '0') FROM generate_series(1, 101) AS i)";
+    let mut ids = insert_many(pool, 2, &[("recipients", list)]).await;
+    ids.extend(insert_many(pool, 2, &[("recipients", list), ("account", "'other'")]).await);
+    let worker = Worker::start(&database, &provider, &["--accounts", "default,other"]);
+    provider.wait_for_orders(2).await;
+    let under_way =
+        wait_for_jobs(pool, &ids, "two are under way", |job| job.status != "sent").await;
+    assert_eq!(
+        under_way
+            .iter()
+            .filter(|job| job.status == "sending")
+            .count(),
+        2
+    );
+    hold.release();
+    wait_for_statuses(pool, &ids, "sent").await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_bulk_order_that_is_retried_does_not_hold_up_the_next() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::scripted(|request| match request.n {
+        1 => Reply::Hangup,
+        _ => in_order(request),
+    });
+    let list = "ARRAY(SELECT '90533' || lpad(i::text, 7, '0') FROM generate_series(1, 101) AS i)";
+    let first = insert(pool, &[("recipients", list), ("body", "'first'")]).await;
+    let next = insert(pool, &[("recipients", list), ("body", "'next'")]).await;
+    let worker = Worker::start(&database, &provider, &["--settle-delay", "60s"]);
+    wait_for_status(pool, next, "sent").await;
+    worker.stop().await;
+    assert_eq!(job(pool, first).await.status, "queued");
+}

@@ -1,0 +1,493 @@
+//! A stand-in for the provider: HTTP/1.1 on a bare socket, so that it can misbehave in every way a server can.
+//!
+//! It says what it is told to say and remembers every request with the moment it came. It has no rules of its own: a test
+//! states what the provider does, in one closure. It runs on a thread of its own, so that the moments are those at which
+//! requests came and not those at which a busy test got round to them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub const SEND: &str = "/v1/send-sms/json";
+pub const BALANCE: &str = "/v1/get-balance/json";
+pub const SENDERS: &str = "/v1/get-sender/json";
+
+/// Longer than anything takes on a busy machine, shorter than anyone's patience.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What came in.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its number among the requests to the same path, from 1.
+    pub n: usize,
+    pub path: String,
+    /// Method, path and headers, as they came.
+    pub head: String,
+    /// The body, byte by byte.
+    pub raw: Vec<u8>,
+    pub json: Value,
+    /// When its first byte was there.
+    pub arrived: Instant,
+    /// Which connection it came on.
+    pub connection: usize,
+}
+
+impl Request {
+    pub fn order(&self) -> &Value {
+        &self.json["request"]["order"]
+    }
+
+    pub fn text(&self) -> &str {
+        self.order()["message"]["text"].as_str().unwrap_or_default()
+    }
+
+    pub fn sender(&self) -> &str {
+        self.order()["sender"].as_str().unwrap_or_default()
+    }
+
+    pub fn key(&self) -> &str {
+        self.json["request"]["authentication"]["key"]
+            .as_str()
+            .unwrap_or_default()
+    }
+
+    pub fn numbers(&self) -> Vec<&str> {
+        let numbers = self.order()["message"]["receipents"]["number"].as_array();
+        numbers.map_or_else(Vec::new, |all| {
+            all.iter().filter_map(Value::as_str).collect()
+        })
+    }
+}
+
+/// What goes back.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// A whole answer.
+    Whole {
+        http: u16,
+        headers: String,
+        body: Vec<u8>,
+    },
+    /// An answer whose body ends before its `Content-Length` does.
+    Cut { http: u16, body: Vec<u8> },
+    /// These bytes, and the end.
+    Bytes(Vec<u8>),
+    /// The end of the connection without a byte.
+    Hangup,
+    /// Nothing, for as long as the other side waits.
+    Silence,
+    /// Nothing until the hold is released, and then this.
+    Held(Hold, Box<Reply>),
+}
+
+impl Reply {
+    pub fn json(http: u16, body: &Value) -> Self {
+        Self::text(http, &body.to_string())
+    }
+
+    pub fn text(http: u16, body: &str) -> Self {
+        Self::Whole {
+            http,
+            headers: String::new(),
+            body: body.as_bytes().to_vec(),
+        }
+    }
+
+    /// HTTP 200, code 200, and this order id as it stands.
+    pub fn accepted(order: impl Into<Value>) -> Self {
+        let order: Value = order.into();
+        Self::json(
+            200,
+            &json!({"response": {"status": {"code": 200, "message": "İşlem başarılı"}, "order": {"id": order}}}),
+        )
+    }
+
+    /// A code without an order, as number or as text, under any HTTP status.
+    pub fn code(http: u16, code: impl Into<Value>) -> Self {
+        let code: Value = code.into();
+        Self::json(
+            http,
+            &json!({"response": {"status": {"code": code, "message": "olmadı"}}}),
+        )
+    }
+
+    pub fn with_header(self, name: &str, value: &str) -> Self {
+        match self {
+            Self::Whole {
+                http,
+                headers,
+                body,
+            } => Self::Whole {
+                http,
+                headers: format!("{headers}{name}: {value}\r\n"),
+                body,
+            },
+            other => other,
+        }
+    }
+
+    pub fn held(self, hold: &Hold) -> Self {
+        Self::Held(hold.clone(), Box::new(self))
+    }
+}
+
+/// Keeps replies back until it is released, all at once.
+#[derive(Clone, Debug, Default)]
+pub struct Hold(CancellationToken);
+
+impl Hold {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn release(&self) {
+        self.0.cancel();
+    }
+}
+
+type Script = Box<dyn FnMut(&Request) -> Reply + Send>;
+
+struct Shared {
+    requests: Mutex<Vec<Request>>,
+    script: Mutex<Script>,
+    connections: AtomicUsize,
+    /// Whether connections are closed as soon as they are accepted.
+    shut: AtomicBool,
+    count: watch::Sender<usize>,
+    end: CancellationToken,
+}
+
+impl Shared {
+    fn requests(&self) -> MutexGuard<'_, Vec<Request>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running stand-in. It ends with this value.
+pub struct FakeProvider {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl FakeProvider {
+    /// Takes every order, and answers questions about balance and senders (`BRAND` is approved).
+    pub fn start() -> Self {
+        Self::scripted(in_order)
+    }
+
+    /// Answers as `script` says. [`in_order`] is what a provider without a fault would say.
+    pub fn scripted(script: impl FnMut(&Request) -> Reply + Send + 'static) -> Self {
+        Self::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), script)
+    }
+
+    /// As [`scripted`](Self::scripted), on an address that was refused until now: see [`nowhere`].
+    pub fn listen(
+        address: SocketAddr,
+        script: impl FnMut(&Request) -> Reply + Send + 'static,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            requests: Mutex::default(),
+            script: Mutex::new(Box::new(script)),
+            connections: AtomicUsize::new(0),
+            shut: AtomicBool::new(false),
+            count: watch::Sender::new(0),
+            end: CancellationToken::new(),
+        });
+        let (told, tell) = mpsc::channel();
+        let serving = Arc::clone(&shared);
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime needs only a few file descriptors");
+            runtime.block_on(async {
+                let listener = TcpListener::bind(address).await.expect("a free port");
+                let address = listener.local_addr().expect("it is bound");
+                told.send(address).expect("someone waits for it");
+                let end = serving.end.clone();
+                let _ = end.run_until_cancelled(accept(listener, serving)).await;
+            });
+        });
+        let address = tell.recv().expect("the stand-in starts");
+        Self {
+            address,
+            shared,
+            thread: Some(thread),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From now on it answers like this.
+    pub fn now_says(&self, script: impl FnMut(&Request) -> Reply + Send + 'static) {
+        *self
+            .shared
+            .script
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Box::new(script);
+    }
+
+    /// Whether connections are closed as soon as they are accepted.
+    pub fn shuts_the_door(&self, shut: bool) {
+        self.shared.shut.store(shut, Ordering::SeqCst);
+    }
+
+    /// Every request so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.requests().clone()
+    }
+
+    /// Every order so far, the first one first.
+    pub fn orders(&self) -> Vec<Request> {
+        let mut orders = self.requests();
+        orders.retain(|request| request.path == SEND);
+        orders
+    }
+
+    /// The orders with this text.
+    pub fn orders_of(&self, text: &str) -> Vec<Request> {
+        let mut orders = self.orders();
+        orders.retain(|request| request.text() == text);
+        orders
+    }
+
+    /// How many connections were accepted.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Waits until what has come in fulfils `enough`.
+    pub async fn wait(&self, what: &str, enough: impl Fn(&[Request]) -> bool) {
+        let mut count = self.shared.count.subscribe();
+        let waiting = async {
+            loop {
+                count.borrow_and_update();
+                if enough(&self.shared.requests()) {
+                    return;
+                }
+                count.changed().await.expect("we hold the sender");
+            }
+        };
+        if tokio::time::timeout(DEADLINE, waiting).await.is_err() {
+            let seen: Vec<String> = self
+                .requests()
+                .iter()
+                .map(|r| format!("{} {:?}", r.path, r.text()))
+                .collect();
+            panic!(
+                "waited in vain until {what}; {} requests came: {seen:#?}",
+                seen.len()
+            );
+        }
+    }
+
+    /// Waits until so many orders have come.
+    pub async fn wait_for_orders(&self, orders: usize) {
+        self.wait(&format!("{orders} orders came"), |all| {
+            all.iter().filter(|r| r.path == SEND).count() >= orders
+        })
+        .await;
+    }
+}
+
+impl Drop for FakeProvider {
+    fn drop(&mut self) {
+        self.shared.end.cancel();
+        if let Some(thread) = self.thread.take() {
+            // A panic over there has been printed there.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a provider without a fault says: order 312000001 for the first one, and so on.
+pub fn in_order(request: &Request) -> Reply {
+    match request.path.as_str() {
+        SEND => Reply::accepted(order_id(request.n)),
+        BALANCE => Reply::json(
+            200,
+            &json!({"response": {"status": {"code": 200}, "balance": {"amount": 10.5, "sms": 67}}}),
+        ),
+        SENDERS => Reply::json(
+            200,
+            &json!({"response": {"status": {"code": 200}, "senders": {"sender": ["BRAND"]}}}),
+        ),
+        _ => Reply::code(404, 404),
+    }
+}
+
+/// The provider's duplicate guard, as documented: the same sender, numbers and text are taken once.
+#[derive(Debug, Default)]
+pub struct Guard(Vec<(String, Vec<String>, String)>);
+
+impl Guard {
+    /// Takes the order, or says 451.
+    pub fn take(&mut self, request: &Request) -> Reply {
+        let numbers = request.numbers().into_iter().map(str::to_owned).collect();
+        let content = (
+            request.sender().to_owned(),
+            numbers,
+            request.text().to_owned(),
+        );
+        if self.0.contains(&content) {
+            return Reply::code(400, 451);
+        }
+        self.0.push(content);
+        Reply::accepted(order_id(request.n))
+    }
+}
+
+/// The order that [`in_order`] gives to the nth request.
+pub fn order_id(n: usize) -> String {
+    (312_000_000 + n).to_string()
+}
+
+/// An address on which nobody listens: connections are refused.
+pub fn nowhere() -> SocketAddr {
+    // From below the range of passing connections, so that none of them sits there when someone starts to listen.
+    for port in 20_000 + (std::process::id() % 8_000) as u16..32_000 {
+        if let Ok(listener) = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return listener.local_addr().expect("it is bound");
+        }
+    }
+    panic!("no free port");
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let connection = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
+        if shared.shut.load(Ordering::SeqCst) {
+            continue;
+        }
+        stream.set_nodelay(true).ok();
+        tokio::spawn(serve(stream, connection, Arc::clone(&shared)));
+    }
+}
+
+/// One connection, request after request, until somebody ends it.
+async fn serve(mut stream: TcpStream, connection: usize, shared: Arc<Shared>) {
+    let mut buffer = Vec::new();
+    while let Some((head, raw, arrived)) = read_request(&mut stream, &mut buffer).await {
+        let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let request = {
+            let mut requests = shared.requests();
+            let n = 1 + requests.iter().filter(|r| r.path == path).count();
+            let json = serde_json::from_slice(&raw).unwrap_or(Value::Null);
+            let request = Request {
+                n,
+                path,
+                head,
+                raw,
+                json,
+                arrived,
+                connection,
+            };
+            requests.push(request.clone());
+            request
+        };
+        let mut reply = {
+            let mut script = shared.script.lock().unwrap_or_else(PoisonError::into_inner);
+            script(&request)
+        };
+        shared.count.send_modify(|count| *count += 1);
+        while let Reply::Held(hold, then) = reply {
+            // Whoever gives up waiting closes its end.
+            tokio::select! {
+                () = hold.0.cancelled() => {}
+                _ = closed(&mut stream, &mut buffer) => return,
+            }
+            reply = *then;
+        }
+        let written = match reply {
+            Reply::Whole {
+                http,
+                headers,
+                body,
+            } => {
+                let head = format!(
+                    "HTTP/1.1 {http} Whatever\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{headers}\r\n",
+                    body.len()
+                );
+                let answer = [head.as_bytes(), &body].concat();
+                stream.write_all(&answer).await
+            }
+            Reply::Cut { http, body } => {
+                let head = format!(
+                    "HTTP/1.1 {http} Whatever\r\ncontent-length: {}\r\n\r\n",
+                    body.len() + 20
+                );
+                let answer = [head.as_bytes(), &body].concat();
+                stream.write_all(&answer).await.ok();
+                stream.shutdown().await.ok();
+                return;
+            }
+            Reply::Bytes(bytes) => {
+                stream.write_all(&bytes).await.ok();
+                stream.shutdown().await.ok();
+                return;
+            }
+            Reply::Hangup => return,
+            Reply::Silence => {
+                closed(&mut stream, &mut buffer).await;
+                return;
+            }
+            Reply::Held(..) => unreachable!("unwrapped above"),
+        };
+        if written.is_err() {
+            return;
+        }
+    }
+}
+
+/// Head, body, and when the first byte was there; `None` once the other side has closed.
+async fn read_request(
+    stream: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+) -> Option<(String, Vec<u8>, Instant)> {
+    if buffer.is_empty() && stream.read_buf(buffer).await.ok()? == 0 {
+        return None;
+    }
+    let arrived = Instant::now();
+    loop {
+        if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+            let length = head
+                .lines()
+                .filter_map(|line| line.split_once(':'))
+                .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+                .and_then(|(_, value)| value.trim().parse::<usize>().ok())
+                .unwrap_or(0);
+            let whole = end + 4 + length;
+            while buffer.len() < whole {
+                if stream.read_buf(buffer).await.ok()? == 0 {
+                    return None;
+                }
+            }
+            let body = buffer[end + 4..whole].to_vec();
+            buffer.drain(..whole);
+            return Some((head, body, arrived));
+        }
+        if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+/// Waits until the other side closes.
+async fn closed(stream: &mut TcpStream, buffer: &mut Vec<u8>) {
+    while stream.read_buf(buffer).await.is_ok_and(|read| read > 0) {}
+}
