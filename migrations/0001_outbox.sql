@@ -315,12 +315,17 @@ CREATE TABLE sms_outbox.rate_rings (
     account   text     NOT NULL PRIMARY KEY,
     first     bigint   NOT NULL,
     granted   integer[] NOT NULL,
-    paced_to  bigint   NOT NULL DEFAULT 0
+    paced_to  bigint   NOT NULL DEFAULT 0,
+    widest    integer  NOT NULL DEFAULT 0,
+    widest_to bigint   NOT NULL DEFAULT 0
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE sms_outbox.rate_rings IS 'The limit that all workers of an account share. Written by reserve_slots.';
 COMMENT ON COLUMN sms_outbox.rate_rings.account IS 'The account.';
 COMMENT ON COLUMN sms_outbox.rate_rings.first IS 'Number of the 10 ms since 1970 that granted[1] stands for.';
 COMMENT ON COLUMN sms_outbox.rate_rings.granted IS 'Recipients granted in each 10 ms, oldest first.';
+COMMENT ON COLUMN sms_outbox.rate_rings.widest IS
+    'The widest window that anyone has asked for lately: a message that may leave late needs room before those of others too.';
+COMMENT ON COLUMN sms_outbox.rate_rings.widest_to IS 'Number of the 10 ms until which that has to be minded.';
 COMMENT ON COLUMN sms_outbox.rate_rings.paced_to IS
     'Microseconds since 1970 before which no further message above priority 0 gets a slot: spreads them evenly, so that an '
     'urgent one never meets a second that is already spent.';
@@ -333,12 +338,16 @@ DECLARE
     v_now     bigint;      -- microseconds since 1970
     v_bucket  bigint;      -- the 10 ms we are in
     v_oldest  bigint;      -- the first 10 ms of the window that ends now
+    v_window  integer;     -- p_window, or the widest that still has to be minded
     v_ring    sms_outbox.rate_rings;
-    v_granted integer[];
-    v_last    integer;     -- no slot lies before this place of the array: what others reserved stays first
+    v_granted integer[];   -- places 1 .. window: the window that ends now; then what lies ahead
+    v_last    integer;     -- no slot lies before this place: what others reserved stays first
     v_sum     integer;     -- granted in the window that ends at v_last
     v_weight  integer;
     v_start   integer;
+    v_reach   integer;     -- the last place that may be reserved
+    v_lost    integer;     -- granted further ahead than anyone may reserve
+    v_any     boolean := false;
 BEGIN
     IF p_limit <= 0 THEN
         RETURN QUERY SELECT n, 0 FROM generate_series(1, cardinality(p_weights)) AS n;
@@ -350,34 +359,40 @@ BEGIN
 
     SELECT * INTO v_ring FROM sms_outbox.rate_rings WHERE account = p_account FOR UPDATE;
     IF NOT FOUND THEN
-        INSERT INTO sms_outbox.rate_rings (account, first, granted) VALUES (p_account, 0, '{}')
-        ON CONFLICT DO NOTHING;
+        INSERT INTO sms_outbox.rate_rings (account, first, granted) VALUES (p_account, 0, '{}') ON CONFLICT DO NOTHING;
         SELECT * INTO v_ring FROM sms_outbox.rate_rings WHERE account = p_account FOR UPDATE;
     END IF;
 
     -- Read after the lock: time spent waiting for it must not make slots look later than they are.
     v_now := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
     v_bucket := v_now / 10000;
-    v_oldest := v_bucket - p_window + 1;
+    v_window := greatest(p_window, CASE WHEN v_ring.widest_to >= v_bucket THEN v_ring.widest ELSE 0 END);
+    v_oldest := v_bucket - v_window + 1;
 
-    -- granted[1 .. window] is the window that ends with the present 10 ms, granted[window + 1 ..] what lies ahead.
-    SELECT array_agg(coalesce(v_ring.granted[least(v_oldest + n - v_ring.first, 1000000000)::integer], 0) ORDER BY n)
+    SELECT array_agg(
+        coalesce(v_ring.granted[greatest(-1, least(v_oldest + n - v_ring.first, 1000000000))::integer], 0) ORDER BY n)
     INTO v_granted
-    FROM generate_series(1, p_window + p_horizon) AS n;
-    IF v_ring.first > v_oldest + p_window THEN
-        -- The clock was set back. What was granted "in the future" may have been sent a moment ago: count it as now.
-        v_granted[p_window] := (SELECT coalesce(sum(g), 0) FROM unnest(v_ring.granted) AS g);
-        v_ring.paced_to := 0;
+    FROM generate_series(1, 2 * v_window + p_horizon) AS n;
+    -- What lies further ahead than anyone may reserve was granted before the clock was set back, and may have been sent a
+    -- moment ago: it counts as of now.
+    SELECT coalesce(sum(g), 0) INTO v_lost FROM unnest(v_ring.granted) WITH ORDINALITY AS entry (g, n)
+    WHERE v_ring.first + n - 1 > v_bucket + v_window + p_horizon;
+    IF v_lost > 0 THEN
+        v_granted[v_window] := v_granted[v_window] + v_lost;
+        v_any := true;
+    END IF;
+    IF v_ring.paced_to > v_now + 2 * (v_window + p_horizon) * 10000::bigint THEN
+        v_ring.paced_to := v_now;
     END IF;
 
-    v_last := p_window;
-    FOR n IN p_window + 1 .. p_window + p_horizon LOOP
+    v_last := v_window;
+    FOR n IN v_window + 1 .. 2 * v_window + p_horizon LOOP
         IF v_granted[n] > 0 THEN
             v_last := n;
         END IF;
     END LOOP;
     v_sum := 0;
-    FOR n IN greatest(v_last - p_window + 1, 1) .. v_last LOOP
+    FOR n IN v_last - v_window + 1 .. v_last LOOP
         v_sum := v_sum + v_granted[n];
     END LOOP;
 
@@ -385,35 +400,46 @@ BEGIN
         -- A job above the limit by itself waits for an empty second and then pays for the following ones through the pace.
         v_weight := least(p_weights[i], p_limit);
         v_start := v_last;
-        IF NOT p_urgent[i] THEN
+        v_reach := v_window + p_horizon;
+        IF v_weight > 1 THEN
+            -- Needs a gap that single messages would fill for ever: it reserves up to a window ahead, and they line up
+            -- behind it.
+            v_reach := v_reach + v_window;
+        ELSIF NOT p_urgent[i] THEN
             v_start := greatest(
-                v_start, p_window + least(greatest(v_ring.paced_to / 10000 - v_bucket, 0), p_horizon + 1)::integer);
+                v_start, v_window + least(greatest(v_ring.paced_to / 10000 - v_bucket, 0), v_reach + 1)::integer);
         END IF;
         WHILE v_last < v_start OR v_sum + v_weight > p_limit LOOP
             v_last := v_last + 1;
-            EXIT WHEN v_last > p_window + p_horizon;
-            v_sum := v_sum + v_granted[v_last] - v_granted[v_last - p_window];
+            EXIT WHEN v_last > v_reach;
+            v_sum := v_sum + v_granted[v_last] - v_granted[v_last - v_window];
         END LOOP;
-        EXIT WHEN v_last > p_window + p_horizon;
+        EXIT WHEN v_last > v_reach;
         v_granted[v_last] := v_granted[v_last] + v_weight;
         v_sum := v_sum + v_weight;
+        v_any := true;
         place := i;
-        wait_us := ((v_bucket + v_last - p_window) * 10000 - v_now)::integer;
+        wait_us := ((v_bucket + v_last - v_window) * 10000 - v_now)::integer;
         RETURN NEXT;
-        v_ring.paced_to := greatest(v_ring.paced_to, (v_bucket + v_last - p_window) * 10000)
-            + p_weights[i]::bigint * p_window * 10000 / p_limit;
+        v_ring.paced_to := greatest(v_ring.paced_to, (v_bucket + v_last - v_window) * 10000)
+            + p_weights[i]::bigint * v_window * 10000 / p_limit;
     END LOOP;
 
-    UPDATE sms_outbox.rate_rings
-    SET first = v_oldest, granted = v_granted, paced_to = v_ring.paced_to
-    WHERE account = p_account;
+    IF v_any THEN
+        UPDATE sms_outbox.rate_rings
+        SET first = v_oldest, granted = v_granted, paced_to = v_ring.paced_to,
+            widest = v_window,
+            -- For as long as a slot that was granted under the wider window can still be near.
+            widest_to = CASE WHEN p_window >= v_window THEN v_bucket + 3 * v_window + p_horizon ELSE v_ring.widest_to END
+        WHERE account = p_account;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION sms_outbox.reserve_slots(text, integer, integer, integer, integer[], boolean[]) IS
     'Reserves moments at which messages of the given weights (recipients) may leave, such that no p_window consecutive 10 ms '
     'hold more than p_limit recipients over all workers. Returns, for as many of them as fit before p_horizon further 10 ms '
-    'have passed, their place in the list and the microseconds until their 10 ms begin (negative: they have begun). Urgent ones '
-    'skip the even pacing, never the limit.';
+    'have passed (messages of several recipients: a window later), their place in the list and the microseconds until their '
+    '10 ms begin (negative: they have begun). Urgent ones skip the even pacing, never the limit.';
 
 CREATE FUNCTION sms_outbox.normalize_number(number text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE

@@ -28,22 +28,27 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 pub use outage::{Outage, chain};
-use pace::{Pace, Poll, Unrecorded};
+use pace::{Hand, Pace, Poll, Unrecorded};
 use recorder::{Entry, Recorder};
 use twins::{Turn, Twins};
 
 use crate::{
     lifecycle::{
-        Admission, ErrorClass, PauseScope, Policy, Progress, Settlement, Situation, Trouble,
-        Verdict,
+        Admission, Decision, ErrorClass, PauseScope, Policy, Progress, Settlement, Situation,
+        Trouble, Verdict,
     },
-    message::{ForeignNumbers, Iys, Recipient, RecipientList, estimate},
+    message::{ForeignNumbers, Iys, Recipient, RecipientList, estimate, is_traceparent},
     outbox::{Claim, Content, Evidence, Observer, Outbox, Probing, Record, Slots},
     provider::{Credentials, Order, Provider},
 };
 
 /// How far ahead of the present slots are reserved. An urgent message waits behind no more than this.
 const HORIZON: Duration = Duration::from_millis(60);
+/// How long after work was found a limited account is looked at often: longer than a job of many recipients can keep all
+/// others waiting.
+const SLOTS_RETURN: Duration = Duration::from_secs(3);
+/// How long a message waits for another of equal content.
+const TWIN_PATIENCE: Duration = Duration::from_millis(500);
 /// How late a message may leave its slot at least; more where the database is far away.
 const SLACK: Duration = Duration::from_millis(20);
 
@@ -112,7 +117,7 @@ struct Letter {
 
 /// What became of a claim, before it is written down.
 struct Delivered {
-    settlement: Settlement,
+    decision: Decision,
     evidence: Option<Evidence>,
     content: Content,
     rejected: Vec<String>,
@@ -123,10 +128,29 @@ struct Delivered {
 /// The right to make one request. Made by the gate, consumed by sending.
 struct Permit(());
 
+/// Ten milliseconds in which one message may leave.
+struct Slot {
+    /// It began between `asked` and `received`, plus `wait_us`.
+    asked: Instant,
+    received: Instant,
+    wait_us: i64,
+    /// How late after its beginning the message may leave: as much as was reserved for it, whatever has changed since.
+    slack: Duration,
+}
+
+impl Slot {
+    /// Judged by the earliest moment at which it can have begun.
+    fn still_open(&self, now: Instant) -> bool {
+        now <= shifted(self.asked, self.wait_us) + self.slack
+    }
+}
+
 /// Why the gate let a claim not through.
 enum Held {
     /// The worker is stopping.
     Stopping,
+    /// A message of equal content is under way.
+    Twin,
     /// Time has decided against it.
     Refused(Admission),
 }
@@ -218,6 +242,11 @@ impl Dispatch {
             "upkeep",
             upkeep::run(Arc::clone(&dispatch)),
         ));
+        loops.spawn(watched(
+            broken.clone(),
+            "probing",
+            upkeep::probe(Arc::clone(&dispatch)),
+        ));
         loops.close();
         let recording = TaskTracker::new();
         recording.spawn(watched(broken, "recording", recorder.run(inbox)));
@@ -233,6 +262,7 @@ impl Dispatch {
     /// waits in this process that another worker could be sending.
     async fn claim_singles(self: Arc<Self>, lane: Arc<Lane>) {
         let mut poll = Poll::new(self.settings.poll_interval);
+        let mut last_found = Instant::now();
         while let Some(free) = self.unless_stopping(lane.pace.free_hands()).await {
             let slots = self.slots(&lane);
             let hands = if slots.per_second == 0 {
@@ -256,10 +286,14 @@ impl Dispatch {
                     }
                     if found > 0 {
                         poll.found();
+                        last_found = Instant::now();
                     }
                     // A full harvest means that there is probably more.
                     if found == hands {
                         Duration::ZERO
+                    } else if slots.per_second > 0 && last_found.elapsed() < SLOTS_RETURN {
+                        // Nothing may have come because no slot was free; the next one is a few milliseconds away.
+                        poll.pause(chance()).min(Duration::from_millis(20))
                     } else {
                         poll.pause(chance())
                     }
@@ -318,15 +352,20 @@ impl Dispatch {
     fn carry(self: &Arc<Self>, lane: &Arc<Lane>, claim: Claim, pace: &Arc<Pace>) {
         let (hand, unrecorded) = pace.take();
         let (this, lane, pace) = (Arc::clone(self), Arc::clone(lane), Arc::clone(pace));
-        let span = match &claim.traceparent {
+        let span = match claim
+            .traceparent
+            .as_deref()
+            .filter(|text| is_traceparent(text))
+        {
             Some(traceparent) => tracing::info_span!("send", traceparent),
             None => tracing::Span::none(),
         };
         let job = async move {
             let delivered = this.deliver(&lane, &pace, &claim).await;
-            // The request is over: its hand is free while the outcome waits to be written down.
-            drop(hand);
-            let entry = this.entry(&lane, claim, delivered, unrecorded);
+            // The request is over: its hand is free while the outcome waits to be written down. Not if it is to pause the
+            // account: nothing more may be claimed until everyone knows of it.
+            let hand = delivered.decision.pause.is_some().then_some(hand);
+            let entry = this.entry(&lane, claim, delivered, hand, unrecorded);
             // Fails only when the recorder has died, which is noticed where it is watched.
             this.entries.send(entry).await.ok();
         };
@@ -343,9 +382,8 @@ impl Dispatch {
             Ok(letter) => letter,
             Err(Unreadable { trouble, rejected }) => {
                 let content = Content::of(&lane.account, [], &claim.body);
-                let settlement = Settlement::Failed(trouble);
                 return Delivered {
-                    settlement,
+                    decision: Settlement::Failed(trouble).into(),
                     evidence: None,
                     content,
                     rejected,
@@ -353,16 +391,18 @@ impl Dispatch {
                 };
             }
         };
-        let ((settlement, evidence), turn) =
-            match self.unless_stopping(self.twins.turn(letter.content)).await {
-                Some(turn) => (self.pass(lane, pace, claim, &letter).await, Some(turn)),
-                None => ((Held::Stopping.settlement(), None), None),
-            };
+        // Not for long: whoever waits here keeps others from being claimed.
+        let turn = tokio::time::timeout(TWIN_PATIENCE, self.twins.turn(letter.content));
+        let ((decision, evidence), turn) = match self.unless_stopping(turn).await {
+            Some(Ok(turn)) => (self.pass(lane, pace, claim, &letter).await, Some(turn)),
+            Some(Err(_)) => ((Held::Twin.settlement().into(), None), None),
+            None => ((Held::Stopping.settlement().into(), None), None),
+        };
         let Letter {
             content, rejected, ..
         } = letter;
         Delivered {
-            settlement,
+            decision,
             evidence,
             content,
             rejected,
@@ -377,27 +417,29 @@ impl Dispatch {
         pace: &Pace,
         claim: &Claim,
         letter: &Letter,
-    ) -> (Settlement, Option<Evidence>) {
+    ) -> (Decision, Option<Evidence>) {
         let Some(_under_way) = self.unless_stopping(pace.request()).await else {
-            return (Held::Stopping.settlement(), None);
+            return (Held::Stopping.settlement().into(), None);
         };
         match self.gate(lane, claim, letter).await {
             Ok(permit) => self.send(lane, claim, letter, permit).await,
-            Err(held) => (held.settlement(), None),
+            Err(held) => (held.settlement().into(), None),
         }
     }
 
     /// Waits for the slot that the claim reserved, and asks once more whether it may still be sent, by a clock that cannot
     /// be set.
     async fn gate(&self, lane: &Lane, claim: &Claim, letter: &Letter) -> Result<Permit, Held> {
-        let slots = self.slots(lane);
-        let unlimited = slots.per_second == 0 || claim.bulk;
-        let mut asked = claim.asked;
-        let mut received = claim.received;
-        let mut wait_us = i64::from(claim.wait_us);
+        let mut slot = claim.slack.map(|slack| Slot {
+            asked: claim.asked,
+            received: claim.received,
+            wait_us: claim.wait_us.into(),
+            slack,
+        });
+        let limited = slot.is_some();
         loop {
-            if !unlimited {
-                let opens = shifted(received, wait_us.max(0));
+            if let Some(slot) = &slot {
+                let opens = shifted(slot.received, slot.wait_us.max(0));
                 if self
                     .unless_stopping(tokio::time::sleep_until(opens.into()))
                     .await
@@ -413,33 +455,43 @@ impl Dispatch {
                 Admission::Send => {}
                 refused => return Err(Held::Refused(refused)),
             }
-            // The slot began between `asked + wait` and `received + wait`, so this is how late it can be at most.
-            if unlimited || Instant::now() <= shifted(asked, wait_us) + slots.slack {
+            if !limited
+                || slot
+                    .as_ref()
+                    .is_some_and(|slot| slot.still_open(Instant::now()))
+            {
                 return Ok(Permit(()));
             }
             // Forfeited: leaving now could meet another's slot in one second.
-            asked = Instant::now();
-            match self
-                .outbox
-                .reserve_slot(&lane.account, slots, letter.recipients.len(), claim.urgent)
-                .await
-            {
-                Ok(Some(us)) => {
-                    self.outage.over();
-                    received = Instant::now();
-                    lane.follow(received - asked);
-                    wait_us = i64::from(us);
-                }
-                Ok(None) => (received, wait_us) = (Instant::now(), 20_000),
-                Err(error) => {
-                    let pause = self.outage.failed(&error);
-                    (received, wait_us) = (
-                        Instant::now(),
-                        i64::try_from(pause.as_micros()).unwrap_or(1_000_000),
-                    );
-                }
-            }
+            slot = self.another_slot(lane, claim, letter).await;
         }
+    }
+
+    /// Reserves anew. `None`: not now, and the caller asks again.
+    async fn another_slot(&self, lane: &Lane, claim: &Claim, letter: &Letter) -> Option<Slot> {
+        let slots = self.slots(lane);
+        let asked = Instant::now();
+        let pause = match self
+            .outbox
+            .reserve_slot(&lane.account, slots, letter.recipients.len(), claim.urgent)
+            .await
+        {
+            Ok(Some(us)) => {
+                self.outage.over();
+                let received = Instant::now();
+                lane.follow(received - asked);
+                return Some(Slot {
+                    asked,
+                    received,
+                    wait_us: us.into(),
+                    slack: slots.slack,
+                });
+            }
+            Ok(None) => Duration::from_millis(20),
+            Err(error) => self.outage.failed(&error),
+        };
+        self.unless_stopping(tokio::time::sleep(pause)).await;
+        None
     }
 
     /// Makes the one request, and decides what follows from its answer.
@@ -449,16 +501,17 @@ impl Dispatch {
         claim: &Claim,
         letter: &Letter,
         Permit(()): Permit,
-    ) -> (Settlement, Option<Evidence>) {
+    ) -> (Decision, Option<Evidence>) {
         let order = Order {
             sender: &claim.sender,
             recipients: &letter.recipients,
             body: &claim.body,
             iys: letter.iys,
             send_at: claim.provider_send_at.and_then(Result::ok),
+            not_after: claim.expires_in.map(|left| claim.asked + left),
         };
         let outcome = self.provider.send(&lane.credentials, &order).await;
-        if let Verdict::Blocked { .. } = outcome.verdict {
+        if let Verdict::Blocked { .. } | Verdict::Throttled { .. } = outcome.verdict {
             lane.pace.slow_down();
         } else if outcome.progress == Progress::Answered {
             lane.pace.went_well();
@@ -475,14 +528,14 @@ impl Dispatch {
             },
             other => other,
         };
-        let settlement = self.settings.policy.decide(&situation(claim), verdict);
+        let decision = self.settings.policy.decide(&situation(claim), verdict);
         let evidence = Evidence {
             progress: outcome.progress,
             http_status: outcome.http_status,
             code: outcome.code,
             duration: outcome.duration,
         };
-        (settlement, Some(evidence))
+        (decision, Some(evidence))
     }
 
     fn entry(
@@ -490,10 +543,11 @@ impl Dispatch {
         lane: &Lane,
         claim: Claim,
         delivered: Delivered,
+        hand: Option<Hand>,
         unrecorded: Unrecorded,
     ) -> Entry {
         let Delivered {
-            settlement,
+            decision: Decision { settlement, pause },
             evidence,
             content,
             rejected,
@@ -515,7 +569,9 @@ impl Dispatch {
             account: Arc::clone(&lane.account),
             sender: claim.sender,
             record,
+            pause,
             turn,
+            hand,
             unrecorded,
         }
     }
@@ -620,12 +676,14 @@ impl Letter {
 
 impl Held {
     fn settlement(self) -> Settlement {
-        let back = Settlement::GiveBack {
+        let back = |delay| Settlement::GiveBack {
+            delay,
             trouble: None,
-            pause: None,
         };
         match self {
-            Self::Stopping | Self::Refused(Admission::LeaseTooShort | Admission::Send) => back,
+            Self::Stopping | Self::Refused(Admission::Send) => back(Duration::ZERO),
+            // Not at once again: a lease that hardly outlasts a request would be claimed and given back in circles.
+            Self::Twin | Self::Refused(Admission::LeaseTooShort) => back(Duration::from_secs(1)),
             Self::Refused(Admission::Expired) => Settlement::Expired,
             Self::Refused(Admission::DoubtTooOld) => Settlement::Uncertain(Trouble::new(
                 ErrorClass::Timeout,
@@ -643,6 +701,7 @@ fn situation(claim: &Claim) -> Situation {
         job: claim.id,
         attempt: u32::try_from(claim.attempt).unwrap_or(0),
         max_attempts: u32::try_from(claim.max_attempts).unwrap_or(0),
+        given_back: u32::try_from(claim.token - i32::from(claim.attempt)).unwrap_or(0),
         since_claim,
         doubt_age: claim.doubt_age.map(|age| age + since_claim),
         expires_in: claim

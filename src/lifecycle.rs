@@ -383,16 +383,33 @@ pub enum Settlement {
         trouble: Trouble,
         /// Whether this request may have been taken. Starts the guard window if no earlier one has.
         doubt: bool,
-        /// Who else is to wait.
-        pause: Option<Pause>,
     },
-    /// Back to the queue as it was, the attempt returned.
+    /// Back to the queue, the attempt returned.
     GiveBack {
+        /// How long to wait. Zero: it is due when it was.
+        delay: Duration,
         /// Why, where there is something to tell.
         trouble: Option<Trouble>,
-        /// Who else is to wait.
-        pause: Option<Pause>,
     },
+}
+
+impl From<Settlement> for Decision {
+    /// Nobody else is to wait.
+    fn from(settlement: Settlement) -> Self {
+        Self {
+            settlement,
+            pause: None,
+        }
+    }
+}
+
+/// What follows from a verdict: for the job, and for everyone who shares its trouble.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What is to be recorded about the job.
+    pub settlement: Settlement,
+    /// Who else is to wait.
+    pub pause: Option<Pause>,
 }
 
 /// The settings that decisions rest on.
@@ -419,6 +436,8 @@ pub struct Situation {
     pub attempt: u32,
     /// How many attempts the producer allows.
     pub max_attempts: u32,
+    /// How many claims before this one were given back, whatever the reason.
+    pub given_back: u32,
     /// How long ago this attempt was claimed. An upper bound: measured from before the claim was asked for.
     pub since_claim: Duration,
     /// How long ago the first attempt was claimed that may have been taken and was never answered; `None` if none was.
@@ -464,7 +483,32 @@ impl Policy {
 
     /// What follows from `verdict`.
     #[must_use]
-    pub fn decide(&self, situation: &Situation, verdict: Verdict) -> Settlement {
+    pub fn decide(&self, situation: &Situation, verdict: Verdict) -> Decision {
+        let pause = match &verdict {
+            Verdict::Blocked { scope, .. } => Some(Pause {
+                scope: *scope,
+                lasts: None,
+            }),
+            Verdict::Throttled { retry_after, .. } => {
+                let lasts = Some(self.throttle(situation, *retry_after));
+                Some(Pause {
+                    scope: PauseScope::Account,
+                    lasts,
+                })
+            }
+            Verdict::Accepted(_)
+            | Verdict::Duplicate
+            | Verdict::Refused(_)
+            | Verdict::NotSent(_)
+            | Verdict::Unclear { .. } => None,
+        };
+        Decision {
+            settlement: self.settle(situation, verdict),
+            pause,
+        }
+    }
+
+    fn settle(&self, situation: &Situation, verdict: Verdict) -> Settlement {
         match verdict {
             Verdict::Accepted(order_id) => Settlement::Sent {
                 order_id,
@@ -475,46 +519,30 @@ impl Policy {
                 duplicate: true,
             },
             Verdict::Refused(trouble) => Settlement::Failed(trouble),
-            Verdict::Blocked { scope, trouble } => Settlement::GiveBack {
+            // The job steps aside for a while, longer each time: if it alone is what the provider (or a firewall before it)
+            // objects to, the others must be able to go first when the pause ends.
+            Verdict::Blocked { trouble, .. } => Settlement::GiveBack {
+                delay: self.backoff.ceiling(situation.given_back.saturating_add(1)),
                 trouble: Some(trouble),
-                pause: Some(Pause { scope, lasts: None }),
             },
             Verdict::Throttled {
                 trouble,
                 retry_after,
             } => {
-                let lasts = self.throttle(situation, retry_after);
-                let pause = Some(Pause {
-                    scope: PauseScope::Account,
-                    lasts: Some(lasts),
-                });
-                self.retry(situation, trouble, situation.doubt_age, lasts, pause)
+                let delay = self.throttle(situation, retry_after);
+                self.retry(situation, trouble, situation.doubt_age, delay)
             }
             Verdict::NotSent(trouble) => {
                 let delay = self.backoff.delay(situation.job, situation.attempt);
-                self.retry(situation, trouble, situation.doubt_age, delay, None)
+                self.retry(situation, trouble, situation.doubt_age, delay)
             }
             Verdict::Unclear { trouble, answered } => {
-                let doubt_age = Some(situation.doubt_age.unwrap_or(situation.since_claim));
                 let delay = if answered {
                     self.backoff.delay(situation.job, situation.attempt)
                 } else {
-                    self.settle(situation)
+                    self.rest(situation)
                 };
-                match self.retry(situation, trouble, doubt_age, delay, None) {
-                    Settlement::Retry {
-                        delay,
-                        trouble,
-                        pause,
-                        ..
-                    } => Settlement::Retry {
-                        delay,
-                        trouble,
-                        doubt: true,
-                        pause,
-                    },
-                    other => other,
-                }
+                self.doubt(situation, trouble, delay)
             }
         }
     }
@@ -528,23 +556,9 @@ impl Policy {
             ErrorClass::Timeout,
             "The worker that had claimed this job never reported back; its request may have been accepted.",
         );
-        let doubt_age = Some(situation.doubt_age.unwrap_or(situation.since_claim));
         // The lease outlasts the request's timeout, so the settle delay counts from the claim and has mostly passed.
         let delay = self.settle_delay.saturating_sub(situation.since_claim);
-        match self.retry(situation, trouble, doubt_age, delay, None) {
-            Settlement::Retry {
-                delay,
-                trouble,
-                pause,
-                ..
-            } => Settlement::Retry {
-                delay,
-                trouble,
-                doubt: true,
-                pause,
-            },
-            other => other,
-        }
+        self.doubt(situation, trouble, delay)
     }
 
     /// Whether a request that is started `age` after the first doubtful claim still meets the provider's guard, even if
@@ -554,6 +568,19 @@ impl Policy {
         age + self.request_timeout < self.guard_window
     }
 
+    /// Another try after a request that may have been taken. The guard window counts from the first of them.
+    fn doubt(&self, situation: &Situation, trouble: Trouble, delay: Duration) -> Settlement {
+        let age = situation.doubt_age.unwrap_or(situation.since_claim);
+        match self.retry(situation, trouble, Some(age), delay) {
+            Settlement::Retry { delay, trouble, .. } => Settlement::Retry {
+                delay,
+                trouble,
+                doubt: true,
+            },
+            other => other,
+        }
+    }
+
     /// Another try after `delay`, unless attempts are used up or a doubt forbids it.
     fn retry(
         &self,
@@ -561,7 +588,6 @@ impl Policy {
         trouble: Trouble,
         doubt_age: Option<Duration>,
         delay: Duration,
-        pause: Option<Pause>,
     ) -> Settlement {
         let used_up = situation.attempt >= situation.max_attempts;
         let Some(age) = doubt_age else {
@@ -572,7 +598,6 @@ impl Policy {
                     delay,
                     trouble,
                     doubt: false,
-                    pause,
                 }
             };
         };
@@ -591,7 +616,6 @@ impl Policy {
                 delay,
                 trouble,
                 doubt: false,
-                pause,
             }
         } else {
             Settlement::Uncertain(trouble)
@@ -600,7 +624,7 @@ impl Policy {
 
     /// How long a lost answer rests: the settle delay, doubling up to a minute, plus up to a quarter so that a batch that
     /// was lost together does not come back together.
-    fn settle(&self, situation: &Situation) -> Duration {
+    fn rest(&self, situation: &Situation) -> Duration {
         let longest = self.settle_delay.max(Duration::from_secs(60));
         let spacing = Backoff {
             base: self.settle_delay,

@@ -88,6 +88,26 @@ impl OutboxError {
         matches!(self, Self::Deadline { .. } | Self::Unreachable { .. })
     }
 
+    /// Whether the data that was written is at fault, so that the same call can never succeed. Everything else (a full disk,
+    /// a missing privilege, a server that restarts) may be put right while the caller waits.
+    #[must_use]
+    pub fn blames_the_row(&self) -> bool {
+        match self {
+            Self::Deadline { .. } | Self::Unreachable { .. } => false,
+            Self::Unreadable { .. } => true,
+            Self::Refused { source, .. } => match source {
+                // Data exceptions and broken constraints.
+                sqlx::Error::Database(error) => error
+                    .code()
+                    .is_some_and(|code| code.starts_with("22") || code.starts_with("23")),
+                sqlx::Error::Encode(_)
+                | sqlx::Error::Decode(_)
+                | sqlx::Error::ColumnDecode { .. } => true,
+                _ => false,
+            },
+        }
+    }
+
     fn from_sqlx(doing: &'static str, source: sqlx::Error) -> Self {
         let lost = match &source {
             sqlx::Error::Database(error) => error.code().is_some_and(|code| {

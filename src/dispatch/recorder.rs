@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Outage, chain, pace::Unrecorded, twins::Turn};
+use super::{
+    Outage, chain,
+    pace::{Hand, Unrecorded},
+    twins::Turn,
+};
 use crate::{
     lifecycle::{Pause, PauseScope, Settlement},
     message::mask,
@@ -21,7 +25,10 @@ pub(super) struct Entry {
     pub(super) account: Arc<str>,
     pub(super) sender: String,
     pub(super) record: Record,
+    /// Who else is to wait.
+    pub(super) pause: Option<Pause>,
     pub(super) turn: Option<Turn>,
+    pub(super) hand: Option<Hand>,
     pub(super) unrecorded: Unrecorded,
 }
 
@@ -59,7 +66,7 @@ impl Recorder {
                         report(&held.account, record, &outcome);
                     }
                 }
-                Err(error) if error.is_transient() => {
+                Err(error) if !error.blames_the_row() => {
                     let wait = self.outage.failed(&error);
                     waiting.push(join(records, held));
                     tokio::time::sleep(wait).await;
@@ -84,17 +91,20 @@ impl Recorder {
     }
 
     async fn pause(&self, entry: &Entry) {
-        let (trouble, Pause { scope, lasts }) = match &entry.record.settlement {
+        let Some(Pause { scope, lasts }) = &entry.pause else {
+            return;
+        };
+        let trouble = match &entry.record.settlement {
             Settlement::GiveBack {
                 trouble: Some(trouble),
-                pause: Some(pause),
-            }
-            | Settlement::Retry {
-                trouble,
-                pause: Some(pause),
                 ..
-            } => (trouble, pause),
-            _ => return,
+            }
+            | Settlement::Retry { trouble, .. }
+            | Settlement::Failed(trouble)
+            | Settlement::Uncertain(trouble) => trouble,
+            Settlement::GiveBack { trouble: None, .. }
+            | Settlement::Sent { .. }
+            | Settlement::Expired => return,
         };
         let order = PauseOrder {
             account: &entry.account,
@@ -116,16 +126,20 @@ impl Recorder {
                     self.outage.over();
                     if let Some(strikes) = begun {
                         let code = trouble.code;
-                        let lasts_ms = lasts.map(|lasts| lasts.as_millis());
+                        let lasts_ms = lasts.map(in_ms);
+                        let end = match lasts {
+                            Some(_) => "until the time is over that the provider asks for",
+                            None => "no attempt is spent, and a probe ends it",
+                        };
                         tracing::warn!(
                             account = %entry.account, scope = scope.as_str(), sender = order.sender,
                             error.class = %trouble.class, error.code = code, strikes, lasts_ms,
-                            reason = %trouble.message, "paused; no attempt is spent"
+                            reason = %trouble.message, "paused; {end}"
                         );
                     }
                     return;
                 }
-                Err(error) if error.is_transient() => {
+                Err(error) if !error.blames_the_row() => {
                     tokio::time::sleep(self.outage.failed(&error)).await;
                 }
                 Err(error) => {
@@ -137,11 +151,13 @@ impl Recorder {
     }
 }
 
-/// What is let go of once the outcome is on record.
+/// What is held until the outcome is on record, and let go of then.
 struct Held {
     account: Arc<str>,
     sender: String,
+    pause: Option<Pause>,
     turn: Option<Turn>,
+    hand: Option<Hand>,
     unrecorded: Unrecorded,
 }
 
@@ -151,7 +167,9 @@ impl Entry {
             account,
             sender,
             record,
+            pause,
             turn,
+            hand,
             unrecorded,
         } = self;
         (
@@ -159,30 +177,37 @@ impl Entry {
             Held {
                 account,
                 sender,
+                pause,
                 turn,
+                hand,
                 unrecorded,
             },
         )
     }
+
+    fn joined((record, held): (Record, Held)) -> Self {
+        let Held {
+            account,
+            sender,
+            pause,
+            turn,
+            hand,
+            unrecorded,
+        } = held;
+        Self {
+            account,
+            sender,
+            record,
+            pause,
+            turn,
+            hand,
+            unrecorded,
+        }
+    }
 }
 
 fn join(records: Vec<Record>, held: Vec<Held>) -> Vec<Entry> {
-    let entry = |(
-        record,
-        Held {
-            account,
-            sender,
-            turn,
-            unrecorded,
-        },
-    )| Entry {
-        account,
-        sender,
-        record,
-        turn,
-        unrecorded,
-    };
-    records.into_iter().zip(held).map(entry).collect()
+    records.into_iter().zip(held).map(Entry::joined).collect()
 }
 
 /// One line for each outcome, which makes sense alone.

@@ -616,10 +616,9 @@ impl<'a> BulkUnderWay<'a> {
             .account_of(call)
             .filter(|_| call.action == Action::SendSms)?;
         let rules = shared.rules();
-        shared
-            .books()
-            .bulk_began(account, recipients, &rules)
-            .then_some(BulkUnderWay { shared, account })
+        // The books are let go of before the order is held on to: letting go of that opens them again.
+        let began = shared.books().bulk_began(account, recipients, &rules);
+        began.then(|| BulkUnderWay { shared, account })
     }
 }
 
