@@ -4,6 +4,7 @@ mod answers;
 mod doubts;
 mod expiry;
 mod limits;
+mod logs;
 mod pauses;
 mod private_postgres;
 mod recording;
