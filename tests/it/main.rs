@@ -7,6 +7,7 @@ mod limits;
 mod logs;
 mod pauses;
 mod private_postgres;
+mod producers;
 mod recording;
 mod retries;
 mod stopping;
