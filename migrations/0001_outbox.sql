@@ -447,9 +447,11 @@ RETURN (
     SELECT '90' || (regexp_match(bare, '^(?:\+?90|0090)?0?(5[0-9]{9})$'))[1]
     FROM (
         SELECT regexp_replace(
-            btrim(number),
-            -- What people type between digits, and what phones paste around them.
-            E'[-\\s().\\/\u00A0\u00AD\u2000-\u200F\u2010-\u2015\u2028-\u202F\u2060-\u2069\u2212\uFEFF]',
+            number,
+            -- What people type between digits, and what phones paste around them: the same list as in the worker, and no
+            -- \s, which means something else in another locale.
+            E'[-\t\n\u000B\f\r ().\\/\u0085\u00A0\u00AD\u061C\u1680\u180E\u2000-\u200F\u2010-\u2015\u2028-\u202F'
+            '\u205F-\u2064\u2066-\u2069\u2212\u3000\uFE0F\uFE58\uFE63\uFEFF\uFF0D]',
             '', 'g') AS bare
     ) AS stripped
 );

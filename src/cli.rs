@@ -149,7 +149,10 @@ fn start_logging(args: &LogArgs, unless_told: &str) -> Result<(), Misconfigured>
     };
     // A second start in one process (tests) keeps the first.
     tracing_subscriber::registry()
-        .with(layer.with_filter(targets))
+        .with(layer)
+        // For the whole subscriber. As a filter of the one layer it would lose lines at debug and trace: whoever asks whether
+        // a level is enabled and then logs nothing, as sqlx does for every statement, leaves its "no" to the next line.
+        .with(targets)
         .try_init()
         .ok();
     // A panic's own words may quote anything; where it happened is enough to find it.

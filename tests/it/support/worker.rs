@@ -176,7 +176,9 @@ impl Process {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&lines);
         let reader = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            // Whatever it writes is kept, readable or not.
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
                 kept.lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .push(line);

@@ -1,0 +1,794 @@
+//! What producers rely on: the insert is theirs, programming errors are refused by name, bad data is not, and one key makes
+//! one job.
+
+use std::collections::BTreeSet;
+
+use chrono::{TimeDelta, Utc};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use serde_json::json;
+use sms_outbox::message::ForeignNumbers;
+use sms_outbox::{
+    Bulk, EnqueueError, Enqueued, Iys, IysList, NewMessage, Priority, Recipient, enqueue,
+    enqueue_bulk, enqueue_once,
+};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::support::postgres::TestDatabase;
+use crate::support::provider::FakeProvider;
+use crate::support::worker::{
+    Worker, count, execute, insert, insert_many, job, wait_for_status, wait_for_statuses,
+};
+
+fn message(text: &str) -> NewMessage {
+    NewMessage::new("BRAND", ["0532 123 45 67"], text, Iys::Transactional).expect("a message")
+}
+
+async fn how_many(pool: &PgPool) -> i64 {
+    count(pool, "SELECT count(*) FROM sms_outbox.jobs").await
+}
+
+#[tokio::test]
+async fn a_rolled_back_producer_leaves_no_message() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    execute(pool, "CREATE TABLE orders (id integer)").await;
+    let worker = Worker::start(&database, &provider, &[]);
+    for commit in [false, true] {
+        let mut transaction = pool.begin().await.expect("a connection");
+        sqlx::query("INSERT INTO orders VALUES (1234)")
+            .execute(&mut *transaction)
+            .await
+            .expect("an order");
+        let text = if commit { "committed" } else { "rolled back" };
+        enqueue(&mut *transaction, &message(text))
+            .await
+            .expect("enqueued");
+        enqueue_once(
+            &mut *transaction,
+            &message(text).with_idempotency_key("k").expect("a key"),
+        )
+        .await
+        .expect("enqueued");
+        let bulk = Bulk::new("BRAND", ["05321112233"], text, Iys::Transactional).expect("a list");
+        enqueue_bulk(&mut *transaction, &bulk)
+            .await
+            .expect("enqueued");
+        if commit {
+            transaction.commit().await.expect("committed");
+        } else {
+            transaction.rollback().await.expect("rolled back");
+        }
+    }
+    provider.wait_for_orders(3).await;
+    worker.stop().await;
+    assert_eq!(provider.orders_of("rolled back").len(), 0);
+    assert_eq!(provider.orders_of("committed").len(), 3);
+    assert_eq!(
+        (
+            how_many(pool).await,
+            count(pool, "SELECT count(*) FROM orders").await
+        ),
+        (3, 1)
+    );
+}
+
+/// Every named rule of the table, and rows that break it and nothing else.
+const RULES: [(&str, &[&[(&str, &str)]]); 25] = [
+    ("jobs_account_not_empty", &[&[("account", "''")]]),
+    (
+        "jobs_sender_has_1_to_11_characters",
+        &[&[("sender", "''")], &[("sender", "'TWELVE CHARS'")]],
+    ),
+    (
+        "jobs_recipients_has_1_to_50000_numbers",
+        &[
+            &[("recipients", "'{}'")],
+            &[(
+                "recipients",
+                "array_fill('05321234567'::text, ARRAY[50001])",
+            )],
+        ],
+    ),
+    (
+        "jobs_recipients_is_a_flat_list",
+        &[&[(
+            "recipients",
+            "'{{05321234567, 05331234567}, {05341234567, 05351234567}}'",
+        )]],
+    ),
+    ("jobs_body_not_empty", &[&[("body", "''")]]),
+    (
+        "jobs_iys_list_exactly_when_iys",
+        &[&[("iys", "true")], &[("iys_list", "'TACIR'")]],
+    ),
+    (
+        "jobs_iys_list_is_bireysel_or_tacir",
+        &[&[("iys", "true"), ("iys_list", "'TICARI'")]],
+    ),
+    (
+        "jobs_apitest_sender_needs_iys_false",
+        &[&[
+            ("sender", "'APITEST'"),
+            ("iys", "true"),
+            ("iys_list", "'TACIR'"),
+        ]],
+    ),
+    (
+        "jobs_priority_is_0_to_3",
+        &[&[("priority", "-1")], &[("priority", "4")]],
+    ),
+    ("jobs_max_attempts_at_least_1", &[&[("max_attempts", "0")]]),
+    (
+        "jobs_due_at_finite",
+        &[&[("due_at", "'infinity'")], &[("due_at", "'-infinity'")]],
+    ),
+    ("jobs_expires_at_finite", &[&[("expires_at", "'infinity'")]]),
+    (
+        "jobs_provider_send_at_finite",
+        &[&[("provider_send_at", "'-infinity'")]],
+    ),
+    (
+        "jobs_idempotency_key_not_empty",
+        &[&[("idempotency_key", "''")]],
+    ),
+    // What workers promise about their own writing.
+    ("jobs_status_known", &[&[("status", "'pending'")]]),
+    (
+        "jobs_error_class_known",
+        &[&[("error_class", "'whatever'")]],
+    ),
+    (
+        "jobs_finished_exactly_when_final",
+        &[&[("status", "'cancelled'")], &[("finished_at", "now()")]],
+    ),
+    (
+        "jobs_sent_at_exactly_when_sent",
+        &[
+            &[("status", "'sent'"), ("finished_at", "now()")],
+            &[("sent_at", "now()")],
+        ],
+    ),
+    (
+        "jobs_leased_exactly_when_sending",
+        &[&[("status", "'sending'")], &[("lease_until", "now()")]],
+    ),
+    (
+        "jobs_failed_has_a_class",
+        &[&[("status", "'failed'"), ("finished_at", "now()")]],
+    ),
+    (
+        "jobs_uncertain_has_a_doubt",
+        &[&[("status", "'uncertain'")]],
+    ),
+    ("jobs_order_id_only_when_sent", &[&[("order_id", "'312'")]]),
+    ("jobs_duplicate_only_when_sent", &[&[("duplicate", "true")]]),
+    (
+        "jobs_duplicate_of_only_for_a_duplicate",
+        &[&[("duplicate_of", "gen_random_uuid()")]],
+    ),
+    ("jobs_attempt_not_negative", &[&[("attempt", "-1")]]),
+];
+
+/// The insert that `insert` would make, and why it is refused.
+async fn refusal(pool: &PgPool, columns: &[(&str, &str)]) -> Option<sqlx::Error> {
+    let mut all = vec![
+        ("sender", "'BRAND'"),
+        ("recipients", "'{05321234567}'"),
+        ("body", "'x'"),
+        ("iys", "false"),
+    ];
+    all.retain(|(name, _)| !columns.iter().any(|(given, _)| given == name));
+    all.extend_from_slice(columns);
+    let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+    let values: Vec<&str> = all.iter().map(|(_, value)| *value).collect();
+    let sql = format!(
+        "INSERT INTO sms_outbox.jobs ({}) VALUES ({})",
+        names.join(", "),
+        values.join(", ")
+    );
+    sqlx::query(AssertSqlSafe(sql)).execute(pool).await.err()
+}
+
+#[tokio::test]
+async fn a_programming_error_fails_the_insert_and_is_called_by_its_name() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    for (rule, rows) in RULES {
+        for row in rows {
+            let error = refusal(pool, row)
+                .await
+                .unwrap_or_else(|| panic!("{rule}: {row:?} was taken"));
+            let database = error
+                .as_database_error()
+                .unwrap_or_else(|| panic!("{rule}: {error}"));
+            assert_eq!(database.constraint(), Some(rule), "{row:?}: {error}");
+        }
+    }
+    // The legal question has no default.
+    for column in ["sender", "recipients", "body", "iys"] {
+        let error = refusal(pool, &[(column, "NULL")])
+            .await
+            .expect("it is required");
+        assert!(error.to_string().contains(column), "{error}");
+    }
+    assert_eq!(how_many(pool).await, 0);
+    // A rule that is added is added here.
+    let known: BTreeSet<String> = RULES.iter().map(|(rule, _)| (*rule).to_owned()).collect();
+    let rules: Vec<String> = sqlx::query_scalar(
+        "SELECT conname::text FROM pg_constraint WHERE conrelid = 'sms_outbox.jobs'::regclass AND contype = 'c'",
+    )
+    .fetch_all(pool)
+    .await
+    .expect("the catalogue");
+    assert_eq!(rules.into_iter().collect::<BTreeSet<_>>(), known);
+}
+
+#[tokio::test]
+async fn bad_data_does_not_fail_the_insert() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let rows: [&[(&str, &str)]; 12] = [
+        &[("recipients", "'{nobody}'")],
+        &[("recipients", "'{\"\"}'")],
+        &[("recipients", "ARRAY[NULL]::text[]")],
+        &[("recipients", "'{02121234567}'")],
+        &[("recipients", "ARRAY[repeat('5', 100000)]")],
+        &[("recipients", "array_fill('x'::text, ARRAY[50000])")],
+        &[("body", "repeat('ş', 5000)")],
+        &[("body", "' '")],
+        &[("sender", "'ŞİRKET'")],
+        &[("expires_at", "now() - interval '1 year'")],
+        &[("due_at", "now() - interval '1 year'")],
+        &[("traceparent", "'nonsense'"), ("metadata", "'[1]'")],
+    ];
+    for row in rows {
+        let refused = refusal(pool, row).await;
+        assert!(refused.is_none(), "{row:?}: {refused:?}");
+    }
+    assert_eq!(how_many(pool).await, 12);
+}
+
+#[tokio::test]
+async fn one_key_makes_one_job_also_after_it_has_ended() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    let with_key = message("first")
+        .with_idempotency_key("login-7")
+        .expect("a key");
+    let id = enqueue_once(pool, &with_key).await.expect("enqueued");
+    assert!(matches!(id, Enqueued::New(_)));
+    let id = id.id();
+    let again = message("second")
+        .with_idempotency_key("login-7")
+        .expect("a key");
+    assert_eq!(
+        enqueue_once(pool, &again).await.expect("answered"),
+        Enqueued::Existing(id)
+    );
+    let worker = Worker::start(&database, &provider, &[]);
+    wait_for_status(pool, id, "sent").await;
+    assert_eq!(
+        enqueue_once(pool, &again).await.expect("answered"),
+        Enqueued::Existing(id)
+    );
+    match enqueue(pool, &again).await {
+        Err(EnqueueError::KeyTaken { account, key }) => {
+            assert_eq!((account.as_str(), key.as_str()), ("default", "login-7"))
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(how_many(pool).await, 1);
+    // The key is the account's own, and without one nothing is unique.
+    let other = again.clone().with_account("other").expect("an account");
+    assert!(matches!(
+        enqueue_once(pool, &other).await.expect("enqueued"),
+        Enqueued::New(_)
+    ));
+    for _ in 0..2 {
+        enqueue(pool, &message("no key")).await.expect("enqueued");
+    }
+    assert_eq!(how_many(pool).await, 4);
+    worker.stop().await;
+    assert_eq!(provider.orders_of("second").len(), 0);
+}
+
+#[tokio::test]
+async fn many_who_use_one_key_at_once_make_one_job() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let all = (0..12).map(|n| {
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            let message = message(&format!("{n}"))
+                .with_idempotency_key("k")
+                .expect("a key");
+            // The documentation says when to ask again.
+            loop {
+                match enqueue_once(&pool, &message).await {
+                    Ok(enqueued) => return enqueued,
+                    Err(EnqueueError::KeyTaken { .. }) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        })
+    });
+    let mut new = 0;
+    let mut ids = BTreeSet::new();
+    for one in all.collect::<Vec<_>>() {
+        let enqueued = one.await.expect("no panic");
+        new += usize::from(matches!(enqueued, Enqueued::New(_)));
+        ids.insert(enqueued.id());
+    }
+    assert_eq!((new, ids.len(), how_many(pool).await), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn what_a_rust_producer_says_is_what_the_row_says() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let id = Uuid::now_v7();
+    let now = Utc::now();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let full = NewMessage::new(
+        "My Brand",
+        ["0532 123 45 67", "+90 533 123 45 67", "532-123-45-67"],
+        "Merhaba",
+        Iys::Commercial(IysList::Merchant),
+    )
+    .and_then(|m| m.with_id(id).with_account("marketing"))
+    .and_then(|m| {
+        m.with_priority(Priority::CAMPAIGN)
+            .with_due_at(now + TimeDelta::hours(1))
+            .with_idempotency_key("k")
+    })
+    .and_then(|m| {
+        m.with_expires_at(now + TimeDelta::hours(2))
+            .with_provider_send_at(now + TimeDelta::hours(3))
+            .with_max_attempts(7)
+    })
+    .and_then(|m| {
+        m.with_traceparent(trace)
+            .with_metadata(json!({"order": 1234, "ş": ["\"", null]}))
+    })
+    .expect("a message");
+    assert_eq!(enqueue(pool, &full).await.expect("enqueued"), id);
+    let row = job(pool, id).await;
+    let numbers: Vec<_> = row
+        .recipients
+        .iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(numbers, ["905321234567", "905331234567"]);
+    assert_eq!(
+        (row.account.as_str(), row.sender.as_str(), row.body.as_str()),
+        ("marketing", "My Brand", "Merhaba")
+    );
+    assert_eq!((row.iys, row.iys_list.as_deref()), (true, Some("TACIR")));
+    assert_eq!((row.priority, row.max_attempts), (3, 7));
+    assert_eq!(row.idempotency_key.as_deref(), Some("k"));
+    assert_eq!(row.traceparent.as_deref(), Some(trace));
+    assert_eq!(row.metadata, json!({"order": 1234, "ş": ["\"", null]}));
+    let moments: (i64, i64, i64) = sqlx::query_as(
+        "SELECT extract(epoch FROM due_at)::bigint, extract(epoch FROM expires_at)::bigint,
+                extract(epoch FROM provider_send_at)::bigint FROM sms_outbox.jobs WHERE id = $1",
+    )
+    .bind(id)
+    .fetch_one(pool)
+    .await
+    .expect("the row");
+    for (hours, seconds) in [(1, moments.0), (2, moments.1), (3, moments.2)] {
+        assert!(
+            (seconds - now.timestamp() - hours * 3600).abs() <= 1,
+            "{moments:?}"
+        );
+    }
+    match enqueue(pool, &message("x").with_id(id)).await {
+        Err(EnqueueError::IdTaken { id: taken }) => assert_eq!(taken, id),
+        other => panic!("{other:?}"),
+    }
+
+    // What is not said is decided by the same defaults as in SQL.
+    let said_nothing = enqueue(pool, &message("x")).await.expect("enqueued");
+    let in_sql = insert(pool, &[("recipients", "'{905321234567}'"), ("body", "'x'")]).await;
+    let told: Vec<String> = sqlx::query_scalar(
+        "SELECT (to_jsonb(job) - 'id' - 'due_at' - 'created_at')::text FROM sms_outbox.jobs AS job WHERE id = ANY ($1)",
+    )
+    .bind([said_nothing, in_sql])
+    .fetch_all(pool)
+    .await
+    .expect("both rows");
+    assert_eq!(told[0], told[1]);
+    let due: bool = sqlx::query_scalar("SELECT bool_and(due_at <= now() AND due_at > now() - interval '1 min') FROM sms_outbox.jobs WHERE id = ANY ($1)")
+        .bind([said_nothing, in_sql])
+        .fetch_one(pool)
+        .await
+        .expect("both rows");
+    assert!(due);
+}
+
+#[tokio::test]
+async fn a_long_list_from_rust_becomes_jobs_that_share_a_batch_and_keep_its_order() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let numbers = (0..50_002).map(|n| format!("0532 {n:07}"));
+    let list = Bulk::new(
+        "BRAND",
+        numbers,
+        "sale",
+        Iys::Commercial(IysList::Individual),
+    )
+    .expect("a list")
+    .try_map(|m| {
+        m.with_priority(Priority::CAMPAIGN)
+            .with_max_attempts(3)?
+            .with_idempotency_key("sale")
+    })
+    .expect("a key");
+    let ids = enqueue_bulk(pool, &list).await.expect("enqueued");
+    assert_eq!(ids.len(), 2);
+    let rows: Vec<(Uuid, i32, String, String, i16, i16, String, String, bool)> = sqlx::query_as(
+        "SELECT id, cardinality(recipients), recipients[1], recipients[cardinality(recipients)], priority, max_attempts,
+                iys_list, idempotency_key, bulk
+         FROM sms_outbox.jobs ORDER BY due_at",
+    )
+    .fetch_all(pool)
+    .await
+    .expect("the jobs");
+    let expected = |id, n, first: &str, last: &str, key: &str| {
+        (
+            id,
+            n,
+            first.to_owned(),
+            last.to_owned(),
+            3,
+            3,
+            "BIREYSEL".to_owned(),
+            key.to_owned(),
+            true,
+        )
+    };
+    assert_eq!(
+        rows,
+        [
+            expected(ids[0], 50_000, "905320000000", "905320049999", "sale"),
+            expected(ids[1], 2, "905320050000", "905320050001", "sale/2"),
+        ]
+    );
+    assert_eq!(
+        count(pool, "SELECT count(DISTINCT batch_id) FROM sms_outbox.jobs").await,
+        1
+    );
+    assert!(matches!(
+        enqueue_bulk(pool, &list).await,
+        Err(EnqueueError::KeyTaken { .. })
+    ));
+    // The SQL function has the table's manners.
+    let empty = sqlx::query("SELECT sms_outbox.enqueue_bulk('BRAND', '{}', 'x', false)")
+        .execute(pool)
+        .await;
+    let error = empty.expect_err("no recipients");
+    let rule = error
+        .as_database_error()
+        .and_then(|e| e.constraint().map(str::to_owned));
+    assert_eq!(
+        rule.as_deref(),
+        Some("jobs_recipients_has_1_to_50000_numbers")
+    );
+    assert_eq!(how_many(pool).await, 2);
+}
+
+#[tokio::test]
+async fn an_id_that_nobody_chose_is_a_version_7_uuid_of_its_moment() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let ms = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+    let before = count(pool, ms).await - 1;
+    let ids = insert_many(pool, 200, &[]).await;
+    let after = count(pool, ms).await + 1;
+    let mut last = 0;
+    for id in &ids {
+        assert_eq!(
+            (id.get_version_num(), id.get_variant()),
+            (7, uuid::Variant::RFC4122),
+            "{id}"
+        );
+        let (seconds, nanos) = id.get_timestamp().expect("a moment").to_unix();
+        let at = i64::try_from(seconds * 1_000 + u64::from(nanos) / 1_000_000).expect("a moment");
+        assert!(
+            (before..=after).contains(&at),
+            "{before} <= {at} <= {after}"
+        );
+        assert!(at >= last, "they come in order");
+        last = at;
+    }
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 200);
+}
+
+/// What an application's role needs, as the documentation gives it.
+const GRANTS: &str = "
+    GRANT USAGE ON SCHEMA sms_outbox TO app;
+    GRANT INSERT (id, account, sender, recipients, body, iys, iys_list, priority, due_at, expires_at, provider_send_at,
+                  idempotency_key, max_attempts, metadata, traceparent) ON sms_outbox.jobs TO app;";
+
+/// Further: for RETURNING id, ON CONFLICT and `enqueue_once`.
+const GRANTS_TO_KNOW_THE_ID: &str =
+    "GRANT SELECT (id, account, idempotency_key) ON sms_outbox.jobs TO app;";
+
+/// Further: for `enqueue_bulk`.
+const GRANTS_FOR_BULK: &str =
+    "GRANT INSERT (batch_id), SELECT (id, due_at) ON sms_outbox.jobs TO app;";
+
+/// Further: to see what became of its jobs, but not the texts and numbers of others.
+const GRANTS_TO_ASK: &str = "GRANT SELECT (id, status, order_id, error_class, error_code, idempotency_key, sent_at) ON sms_outbox.jobs TO app;";
+
+#[tokio::test]
+async fn an_applications_role_can_insert_without_reading_or_changing_anything() {
+    let database = TestDatabase::create().await;
+    let mut connection = PgConnection::connect(&database.url())
+        .await
+        .expect("a connection");
+    let may: bool = sqlx::query_scalar(
+        "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .expect("our role");
+    if !may {
+        eprintln!("left out: this server's role may not make roles");
+        return;
+    }
+    // Roles belong to the whole server, so this one has the database's name.
+    let role = database.name();
+    let run = async |connection: &mut PgConnection, sql: &str| {
+        let sql = sql.replace(" app", &format!(" {role}"));
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(connection)
+            .await
+            .map(drop)
+    };
+    run(&mut connection, "CREATE ROLE app")
+        .await
+        .expect("a role");
+    run(&mut connection, "GRANT app TO current_user")
+        .await
+        .expect("a member");
+    run(&mut connection, GRANTS).await.expect("granted");
+    run(&mut connection, "SET ROLE app")
+        .await
+        .expect("the role");
+    const INSERT: &str = "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys) VALUES ('BRAND', '{05321234567}', 'x', false)";
+    run(&mut connection, INSERT)
+        .await
+        .expect("that is what it may");
+    enqueue(&mut connection, &message("x"))
+        .await
+        .expect("that is what it may");
+    for forbidden in [
+        "SELECT body FROM sms_outbox.jobs",
+        "SELECT recipients FROM sms_outbox.jobs",
+        "SELECT count(*) FROM sms_outbox.jobs",
+        "SELECT * FROM sms_outbox.attempts",
+        "UPDATE sms_outbox.jobs SET status = 'cancelled', finished_at = now()",
+        "DELETE FROM sms_outbox.jobs",
+        "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, status) VALUES ('BRAND', '{05321234567}', 'x', false, 'queued')",
+        "INSERT INTO sms_outbox.pauses (account, scope, reason, paused_by) VALUES ('default', 'account', 'x', 'me')",
+        "SELECT * FROM sms_outbox.reserve_slots('default', 1, 100, 100, '{1}', '{true}')",
+        "SELECT sms_outbox.prune(now())",
+        &format!("{INSERT} RETURNING id"),
+    ] {
+        let error = run(&mut connection, forbidden).await.expect_err(forbidden);
+        assert!(
+            error.to_string().contains("permission denied"),
+            "{forbidden}: {error}"
+        );
+    }
+    for (grants, then) in [
+        (GRANTS_TO_KNOW_THE_ID, "once"),
+        (GRANTS_FOR_BULK, "bulk"),
+        (GRANTS_TO_ASK, "ask"),
+    ] {
+        run(&mut connection, "RESET ROLE").await.expect("back");
+        run(&mut connection, grants).await.expect("granted");
+        run(&mut connection, "SET ROLE app")
+            .await
+            .expect("the role");
+        match then {
+            "once" => {
+                let with_key = message("x").with_idempotency_key("k").expect("a key");
+                let first = enqueue_once(&mut connection, &with_key)
+                    .await
+                    .expect("enqueued");
+                let again = enqueue_once(&mut connection, &with_key)
+                    .await
+                    .expect("answered");
+                assert_eq!(again, Enqueued::Existing(first.id()));
+                run(&mut connection, &format!("{INSERT} RETURNING id"))
+                    .await
+                    .expect("that is what it may");
+            }
+            "bulk" => {
+                let list =
+                    Bulk::new("BRAND", ["05321234567"], "x", Iys::Transactional).expect("a list");
+                assert_eq!(
+                    enqueue_bulk(&mut connection, &list)
+                        .await
+                        .expect("enqueued")
+                        .len(),
+                    1
+                );
+            }
+            _ => run(
+                &mut connection,
+                "SELECT status, order_id FROM sms_outbox.jobs",
+            )
+            .await
+            .expect("that is what it may"),
+        }
+        let error = run(&mut connection, "SELECT body FROM sms_outbox.jobs")
+            .await
+            .expect_err("texts stay closed");
+        assert!(error.to_string().contains("permission denied"), "{error}");
+    }
+    run(&mut connection, "RESET ROLE").await.expect("back");
+    run(&mut connection, "DROP OWNED BY app")
+        .await
+        .expect("no grants left");
+    run(&mut connection, "DROP ROLE app")
+        .await
+        .expect("no role left");
+}
+
+/// Spellings of numbers: a number with everything that people put around and between its digits, and what is nearly one.
+fn spelling() -> impl Strategy<Value = String> {
+    let prefix = prop::sample::select(vec![
+        "", "0", "90", "+90", "0090", "900", "+900", "00900", "+", "00", "000", "++90", "+0", "9",
+        "+49", "0049", "91",
+    ]);
+    let digits = prop_oneof![
+        8 => "5[0-9]{9}",
+        2 => "[0-9]{9,13}",
+        1 => "5[0-9]{8}",
+        1 => "5[0-9]{10}",
+        1 => "212[0-9]{7}",
+    ];
+    let between = prop_oneof![
+        6 => Just(String::new()),
+        3 => prop::sample::select(vec![" ", "-", ".", "/", "(", ")", "\t", "\n", "\r\n", "  ", " - "]).prop_map(str::to_owned),
+        3 => prop::sample::select(SEPARATORS.to_vec()).prop_map(String::from),
+        1 => prop::sample::select(vec!["x", ",", "+", "_", "٣", "３", "é", "\\", "[", "]", "^", ":", "\u{7f}", "\u{1}", "\u{2065}", "\u{206a}", "\u{200a}", "\u{2016}"]).prop_map(str::to_owned),
+    ];
+    (prefix, digits, prop::collection::vec(between, 20)).prop_map(|(prefix, digits, between)| {
+        let mut text = String::new();
+        for (place, c) in prefix.chars().chain(digits.chars()).enumerate() {
+            text.push_str(&between[place % between.len()]);
+            text.push(c);
+        }
+        text.push_str(&between[19]);
+        text
+    })
+}
+
+/// Everything outside ASCII that is, or nearly is, a separator.
+const SEPARATORS: [char; 48] = [
+    '\u{85}', '\u{a0}', '\u{ad}', '\u{61c}', '\u{1680}', '\u{180e}', '\u{2000}', '\u{2001}',
+    '\u{2002}', '\u{2003}', '\u{2004}', '\u{2005}', '\u{2006}', '\u{2007}', '\u{2008}', '\u{2009}',
+    '\u{200b}', '\u{200c}', '\u{200d}', '\u{200e}', '\u{200f}', '\u{2010}', '\u{2011}', '\u{2012}',
+    '\u{2013}', '\u{2014}', '\u{2015}', '\u{2028}', '\u{2029}', '\u{202a}', '\u{202b}', '\u{202c}',
+    '\u{202d}', '\u{202e}', '\u{202f}', '\u{205f}', '\u{2060}', '\u{2063}', '\u{2064}', '\u{2066}',
+    '\u{2069}', '\u{2212}', '\u{3000}', '\u{fe0f}', '\u{fe58}', '\u{fe63}', '\u{feff}', '\u{ff0d}',
+];
+
+#[tokio::test]
+async fn sql_and_rust_read_every_spelling_of_a_number_alike() {
+    let database = TestDatabase::create().await;
+    let mut runner = TestRunner::deterministic();
+    let strategy = spelling();
+    let mut texts: Vec<String> = (0..20_000)
+        .map(|_| {
+            strategy
+                .new_tree(&mut runner)
+                .expect("a spelling")
+                .current()
+        })
+        .collect();
+    // And every single character of the basic plane, between two digits of a number.
+    texts.extend(
+        (1..=0xffff)
+            .filter_map(char::from_u32)
+            .map(|c| format!("0532{c}1234567")),
+    );
+    texts.extend(
+        [
+            "",
+            " ",
+            "+",
+            "0",
+            "90",
+            "+90",
+            "5321234567\n",
+            "\u{b}05321234567\u{c}",
+        ]
+        .map(str::to_owned),
+    );
+    let in_sql: Vec<Option<String>> = sqlx::query_scalar(
+        "SELECT sms_outbox.normalize_number(text) FROM unnest($1::text[]) WITH ORDINALITY AS all_texts (text, n) ORDER BY n",
+    )
+    .bind(&texts)
+    .fetch_all(database.pool())
+    .await
+    .expect("an answer for each");
+    assert_eq!(in_sql.len(), texts.len());
+    let mut readable = 0;
+    let mut differing = Vec::new();
+    for (text, in_sql) in texts.iter().zip(&in_sql) {
+        let in_rust = Recipient::parse(text, ForeignNumbers::Refused).ok();
+        let in_rust = in_rust.as_ref().map(Recipient::as_str);
+        readable += usize::from(in_rust.is_some());
+        if in_rust != in_sql.as_deref() {
+            differing.push((
+                text.escape_unicode().to_string(),
+                in_sql.clone(),
+                in_rust.map(str::to_owned),
+            ));
+        }
+    }
+    assert!(readable > 2_000, "enough of them are numbers: {readable}");
+    assert!(
+        differing.is_empty(),
+        "{} differ, such as {:#?}",
+        differing.len(),
+        &differing[..differing.len().min(60)]
+    );
+}
+
+#[tokio::test]
+async fn a_pool_that_is_guarded_commits_what_it_says_it_has_inserted() {
+    let database = TestDatabase::create().await;
+    let pool = sms_outbox::guard_against_lost_writes(sqlx::postgres::PgPoolOptions::new())
+        .max_connections(2)
+        .connect(&database.url())
+        .await
+        .expect("a pool");
+    execute(&pool, "CREATE TABLE letters (n integer)").await;
+    for n in 0..500 {
+        // A caller that gives up while its transaction begins: after no time, or at any moment until it has begun.
+        let begin =
+            tokio::time::timeout(std::time::Duration::from_micros(n % 50 * 20), pool.begin());
+        drop(begin.await);
+        sqlx::query("INSERT INTO letters VALUES ($1)")
+            .bind(i32::try_from(n).expect("small"))
+            .execute(&pool)
+            .await
+            .expect("inserted, it says");
+    }
+    pool.close().await;
+    assert_eq!(
+        count(database.pool(), "SELECT count(*) FROM letters").await,
+        500
+    );
+}
+
+#[tokio::test]
+async fn jobs_that_were_there_before_the_worker_are_all_sent() {
+    let database = TestDatabase::create().await;
+    let provider = FakeProvider::start();
+    let ids = insert_many(database.pool(), 1_000, &[]).await;
+    let workers = [0, 1].map(|_| Worker::start(&database, &provider, &[]));
+    wait_for_statuses(database.pool(), &ids, "sent").await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    assert_eq!(provider.orders().len(), 1_000, "each of them once");
+    let orders = count(
+        database.pool(),
+        "SELECT count(DISTINCT order_id) FROM sms_outbox.jobs",
+    )
+    .await;
+    assert_eq!(orders, 1_000);
+}
