@@ -1,5 +1,6 @@
 //! What the program promises, checked against a real PostgreSQL.
 
+mod architecture;
 mod configuration;
 mod private_postgres;
 mod support;
