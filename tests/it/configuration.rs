@@ -64,3 +64,34 @@ fn the_example_file_shows_the_defaults_and_sets_only_what_has_none() {
         }
     }
 }
+
+#[test]
+fn the_readme_lists_every_variable_with_its_default_and_no_other() {
+    let readme = page("README.md");
+    let section = readme
+        .split("\n## ")
+        .find(|section| section.starts_with("Configuration\n"))
+        .expect("the README has a section Configuration");
+    // | `NAME`, `NAME` | `default`, `default` | … |
+    let code = |cell: &str| -> Vec<String> {
+        cell.split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
+    };
+    let mut listed: Vec<(String, Option<String>)> = Vec::new();
+    for line in section.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').collect();
+        let (names, defaults) = (code(cells[0]), code(cells[1]));
+        assert!(defaults.len() <= names.len(), "{line}");
+        let mut defaults = defaults.into_iter();
+        listed.extend(names.into_iter().map(|name| (name, defaults.next())));
+    }
+    listed.sort();
+    let known: Vec<(String, Option<String>)> = variables(&cli::command())
+        .into_iter()
+        .map(|Variable { name, default }| (name, default))
+        .collect();
+    assert_eq!(listed, known);
+}
