@@ -2,6 +2,7 @@
 
 mod architecture;
 mod configuration;
+mod documentation;
 mod private_postgres;
 mod support;
 mod test_database;
