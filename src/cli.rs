@@ -63,6 +63,12 @@ enum Command {
     Sandbox(Box<sandbox::Args>),
 }
 
+/// The commands and their options, as `--help` shows them.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the program with this process's arguments and environment.
 ///
 /// Exit codes: 0 done, 1 it failed, 2 wrong usage or configuration.

@@ -4,7 +4,7 @@
 //! claim -> read -> turn -> gate -> send -> decide -> record
 //! ```
 //!
-//! Each step takes what only the step before can have made. Sending consumes a [`Permit`], which only the gate gives out;
+//! Each step takes what only the step before can have made. Sending consumes a `Permit`, which only the gate gives out;
 //! recording consumes the claim. Here, and only here, the outbox and the provider meet.
 
 mod outage;
