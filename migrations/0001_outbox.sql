@@ -67,6 +67,7 @@ CREATE TABLE sms_outbox.jobs (
     answer_http_status  smallint,
     answer_ms           integer,
     twin_key            bigint,
+    parked              text,
     bulk                boolean     NOT NULL GENERATED ALWAYS AS (cardinality(recipients) > 100 OR batch_id IS NOT NULL) STORED,
 
     CONSTRAINT jobs_pkey PRIMARY KEY (id),
@@ -103,11 +104,14 @@ CREATE TABLE sms_outbox.jobs (
     CONSTRAINT jobs_order_id_only_when_sent CHECK (order_id IS NULL OR status = 'sent'),
     CONSTRAINT jobs_duplicate_only_when_sent CHECK (status = 'sent' OR NOT duplicate),
     CONSTRAINT jobs_duplicate_of_only_for_a_duplicate CHECK (duplicate OR duplicate_of IS NULL),
-    CONSTRAINT jobs_attempt_not_negative CHECK (attempt >= 0)
+    CONSTRAINT jobs_attempt_not_negative CHECK (attempt >= 0),
+    CONSTRAINT jobs_parked_known CHECK (parked IN ('sender', 'iys'))
 )
 -- Every job is updated twice at least, and finished rows pile up: vacuum by count, not by share of a growing table.
 WITH (
-    fillfactor = 80,
+    -- Room for both updates on the row's own page: 1,145 bytes of log per sent job instead of 1,378 at 100 (20,000 short
+    -- messages, one checkpoint).
+    fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_insert_scale_factor = 0,
@@ -182,13 +186,18 @@ COMMENT ON COLUMN sms_outbox.jobs.answer_ms IS
 COMMENT ON COLUMN sms_outbox.jobs.twin_key IS
     'Finds jobs of equal content: number of the five minutes since 1970 in the high 24 bits, 40 bits of a hash of account, '
     'numbers and text in the low ones. Set once the content may have been accepted. Written by workers.';
+COMMENT ON COLUMN sms_outbox.jobs.parked IS
+    'Out of the claim''s way because of a pause of this scope (sender or iys); null otherwise. A claim would have to step over '
+    'every message of a paused sender, each time. Written by workers.';
 COMMENT ON COLUMN sms_outbox.jobs.bulk IS
     'A bulk order (more than 100 numbers, or a part of a batch): one at a time per account, outside the per-second limit. '
     'Computed.';
 
 -- The claim's order, once for single messages and once for bulk orders, so that neither has to step over the other.
-CREATE INDEX jobs_single_due ON sms_outbox.jobs (account, priority, due_at) WHERE status = 'queued' AND NOT bulk;
+CREATE INDEX jobs_single_due ON sms_outbox.jobs (account, priority, due_at)
+    WHERE status = 'queued' AND NOT bulk AND parked IS NULL;
 CREATE INDEX jobs_bulk_due ON sms_outbox.jobs (account, priority, due_at) WHERE status = 'queued' AND bulk;
+CREATE INDEX jobs_parked ON sms_outbox.jobs (account, parked, sender) WHERE status = 'queued' AND parked IS NOT NULL;
 -- Rescue looks for leases that have run out.
 CREATE INDEX jobs_lease ON sms_outbox.jobs (lease_until) WHERE status = 'sending';
 -- The database itself keeps bulk orders apart: two workers that race for the slot cannot both win.
@@ -287,6 +296,7 @@ CREATE TABLE sms_outbox.pauses (
     until       timestamptz,
     probe_at    timestamptz,
     strikes     integer     NOT NULL DEFAULT 1,
+    has_parked  boolean     NOT NULL DEFAULT false,
     ended_at    timestamptz,
     ended_by    text,
     CONSTRAINT pauses_pkey PRIMARY KEY (account, scope, sender),
@@ -307,6 +317,7 @@ COMMENT ON COLUMN sms_outbox.pauses.until IS 'When it ends by itself; null: by a
 COMMENT ON COLUMN sms_outbox.pauses.probe_at IS 'When a worker asks the provider next whether the trouble is over; null: never.';
 COMMENT ON COLUMN sms_outbox.pauses.strikes IS
     'How often in a row it began or was probed in vain; spaces the probes.';
+COMMENT ON COLUMN sms_outbox.pauses.has_parked IS 'Whether jobs have been put out of the claim''s way because of it.';
 COMMENT ON COLUMN sms_outbox.pauses.ended_at IS 'When it was ended; null while it holds.';
 COMMENT ON COLUMN sms_outbox.pauses.ended_by IS 'Who ended it.';
 

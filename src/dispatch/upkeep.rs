@@ -42,6 +42,7 @@ async fn round(dispatch: &Dispatch) {
         rescue(dispatch).await,
         find_twins(dispatch).await,
         end_elapsed_pauses(dispatch).await,
+        clear_the_way(dispatch).await,
     ];
     let mut well = true;
     for error in parts.into_iter().filter_map(Result::err) {
@@ -106,6 +107,21 @@ async fn end_elapsed_pauses(dispatch: &Dispatch) -> Result<(), OutboxError> {
             sender,
             "resumed: the pause's time has passed"
         );
+    }
+    Ok(())
+}
+
+/// Keeps what a pause holds back out of the claims' way, and puts it back when the pause is over.
+async fn clear_the_way(dispatch: &Dispatch) -> Result<(), OutboxError> {
+    for _ in 0..BATCHES {
+        if dispatch.outbox.park(10 * BATCH).await? == 0 {
+            break;
+        }
+    }
+    for _ in 0..BATCHES {
+        if dispatch.outbox.unpark(10 * BATCH).await? == 0 {
+            break;
+        }
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ WITH held AS MATERIALIZED (
             SELECT id, cardinality(recipients) AS weight, priority = 0 AS urgent
             FROM sms_outbox.jobs
             WHERE account = $1
-              AND status = 'queued' AND NOT bulk
+              AND status = 'queued' AND NOT bulk AND parked IS NULL
               AND priority = lane.priority
               AND due_at <= now()
               AND (expires_at IS NULL OR expires_at > now())

@@ -1,14 +1,15 @@
 //! What the program promises, checked against a real PostgreSQL.
 
 mod answers;
+mod architecture;
+mod configuration;
+mod documentation;
 mod doubts;
 mod expiry;
 mod limits;
 mod logs;
+mod parking;
 mod pauses;
-mod architecture;
-mod configuration;
-mod documentation;
 mod private_postgres;
 mod producers;
 mod recording;
