@@ -96,10 +96,12 @@ impl OutboxError {
             Self::Deadline { .. } | Self::Unreachable { .. } => false,
             Self::Unreadable { .. } => true,
             Self::Refused { source, .. } => match source {
-                // Data exceptions and broken constraints.
-                sqlx::Error::Database(error) => error
-                    .code()
-                    .is_some_and(|code| code.starts_with("22") || code.starts_with("23")),
+                // Data exceptions, broken constraints, and what somebody's trigger raises about a row.
+                sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+                    ["22", "23", "P0"]
+                        .iter()
+                        .any(|class| code.starts_with(class))
+                }),
                 sqlx::Error::Encode(_)
                 | sqlx::Error::Decode(_)
                 | sqlx::Error::ColumnDecode { .. } => true,

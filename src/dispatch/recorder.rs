@@ -13,7 +13,7 @@ use super::{
 use crate::{
     lifecycle::{Pause, PauseScope, Settlement},
     message::mask,
-    outbox::{Outbox, OutboxError, PauseOrder, Probing, Record, Recorded},
+    outbox::{Outbox, PauseOrder, Probing, Record, Recorded},
 };
 
 /// The most outcomes that one statement records.
@@ -41,22 +41,46 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Records until every sender is gone. Waits for the database as long as it takes: a lease that ends meanwhile makes
-    /// the record a late one, which is handled there.
+    /// Records until every sender is gone and everything is on record. Waits for the database as long as it takes: a lease
+    /// that ends meanwhile makes the record a late one, which is handled there.
     pub(super) async fn run(self, mut entries: mpsc::Receiver<Entry>) {
+        let mut open = true;
         let mut batch = Vec::with_capacity(BATCH);
-        while entries.recv_many(&mut batch, BATCH).await > 0 {
+        // What could not be written and is tried again, after this long.
+        let mut again: (Vec<Entry>, Duration) = (Vec::new(), Duration::ZERO);
+        while open || !again.0.is_empty() {
+            if again.0.is_empty() {
+                open = entries.recv_many(&mut batch, BATCH).await > 0;
+            } else {
+                let wait = tokio::time::sleep(again.1);
+                tokio::pin!(wait);
+                // What comes in meanwhile joins the next try; it must not be held up by what cannot be written.
+                while open && batch.len() < BATCH {
+                    tokio::select! {
+                        () = &mut wait => break,
+                        received = entries.recv_many(&mut batch, BATCH) => open = received > 0,
+                    }
+                }
+                if !open {
+                    wait.await;
+                }
+            }
             // A pause comes before the jobs go back to the queue, or they would be claimed once more in between.
             for entry in &batch {
                 self.pause(entry).await;
             }
-            self.write(std::mem::take(&mut batch)).await;
+            let mut all = std::mem::take(&mut again.0);
+            all.append(&mut batch);
+            again = self.write(all).await;
         }
     }
 
-    async fn write(&self, batch: Vec<Entry>) {
-        let mut waiting = vec![batch];
-        while let Some(batch) = waiting.pop() {
+    /// Writes down what can be written, and returns the rest with the time to wait before it is tried again.
+    async fn write(&self, batch: Vec<Entry>) -> (Vec<Entry>, Duration) {
+        let mut todo = vec![batch];
+        let mut rest = Vec::new();
+        let mut wait = Duration::ZERO;
+        while let Some(batch) = todo.pop() {
             let (records, held): (Vec<Record>, Vec<Held>) =
                 batch.into_iter().map(Entry::split).unzip();
             match self.outbox.record(&records).await {
@@ -66,28 +90,36 @@ impl Recorder {
                         report(&held.account, record, &outcome);
                     }
                 }
-                Err(error) if !error.blames_the_row() => {
-                    let wait = self.outage.failed(&error);
-                    waiting.push(join(records, held));
-                    tokio::time::sleep(wait).await;
+                Err(error) if error.is_transient() => {
+                    wait = wait.max(self.outage.failed(&error));
+                    rest.extend(join(records, held));
+                    rest.extend(todo.drain(..).flatten());
                 }
-                Err(error) => self.isolate(&error, join(records, held), &mut waiting),
+                // Refused: one row may be at fault, and the others must not suffer for it.
+                Err(_) if records.len() > 1 => {
+                    let mut first = join(records, held);
+                    let second = first.split_off(first.len() / 2);
+                    todo.push(second);
+                    todo.push(first);
+                }
+                Err(error) if error.blames_the_row() => {
+                    for record in records {
+                        tracing::error!(
+                            job.id = %record.job, attempt = record.attempt, error = %chain(&error),
+                            "an outcome cannot be recorded; the job is taken over as \"may have been sent\" when its \
+                             lease ends"
+                        );
+                    }
+                }
+                // A full disk, a privilege that is missing: what is known must not be thrown away while someone puts it
+                // right.
+                Err(error) => {
+                    wait = wait.max(self.outage.failed(&error));
+                    rest.extend(join(records, held));
+                }
             }
         }
-    }
-
-    /// The database will never take this batch as it stands. One record is at fault: the others must not suffer.
-    fn isolate(&self, error: &OutboxError, mut batch: Vec<Entry>, waiting: &mut Vec<Vec<Entry>>) {
-        if batch.len() > 1 {
-            let second = batch.split_off(batch.len() / 2);
-            waiting.push(second);
-            waiting.push(batch);
-        } else if let Some(entry) = batch.first() {
-            tracing::error!(
-                job.id = %entry.record.job, attempt = entry.record.attempt, error = %chain(error),
-                "an outcome cannot be recorded; the job is taken over as \"may have been sent\" when its lease ends"
-            );
-        }
+        (rest, wait)
     }
 
     async fn pause(&self, entry: &Entry) {
@@ -262,7 +294,7 @@ fn report(account: &str, record: &Record, recorded: &Recorded) {
         ),
         Settlement::Uncertain(trouble) => tracing::error!(
             job.id = %job, attempt, duration_ms, account, error.class = %trouble.class,
-            reason = %trouble.message, "uncertain: it may have been sent, and is too old to be repeated safely"
+            reason = %trouble.message, "uncertain: it may have been sent, and can no longer be repeated safely"
         ),
         Settlement::Expired => {
             tracing::info!(job.id = %job, attempt, account, "expired before it could be sent");

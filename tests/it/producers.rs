@@ -76,8 +76,11 @@ async fn a_rolled_back_producer_leaves_no_message() {
     );
 }
 
+/// Columns and the SQL that fills them.
+type Row = &'static [(&'static str, &'static str)];
+
 /// Every named rule of the table, and rows that break it and nothing else.
-const RULES: [(&str, &[&[(&str, &str)]]); 25] = [
+const RULES: [(&str, &[Row]); 26] = [
     ("jobs_account_not_empty", &[&[("account", "''")]]),
     (
         "jobs_sender_has_1_to_11_characters",
@@ -137,6 +140,7 @@ const RULES: [(&str, &[&[(&str, &str)]]); 25] = [
     ),
     // What workers promise about their own writing.
     ("jobs_status_known", &[&[("status", "'pending'")]]),
+    ("jobs_parked_known", &[&[("parked", "'forever'")]]),
     (
         "jobs_error_class_known",
         &[&[("error_class", "'whatever'")]],
