@@ -10,6 +10,7 @@ mod private_postgres;
 mod producers;
 mod recording;
 mod retries;
+mod statements;
 mod stopping;
 mod support;
 mod test_database;
