@@ -5,6 +5,7 @@ mod doubts;
 mod expiry;
 mod limits;
 mod logs;
+mod migrations;
 mod pauses;
 mod private_postgres;
 mod producers;
