@@ -646,3 +646,528 @@ impl Policy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashSet, VecDeque};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const POLICY: Policy = Policy {
+        request_timeout: Duration::from_secs(30),
+        lease: Duration::from_secs(60),
+        guard_window: Duration::from_secs(480),
+        settle_delay: Duration::from_secs(20),
+        backoff: Backoff {
+            base: Duration::from_secs(1),
+            cap: Duration::from_secs(600),
+        },
+    };
+
+    /// The first attempt of fifteen, claimed just now, with nothing behind it and no end.
+    const FRESH: Situation = Situation {
+        job: Uuid::from_u128(7),
+        attempt: 1,
+        max_attempts: 15,
+        given_back: 0,
+        since_claim: Duration::from_millis(100),
+        doubt_age: None,
+        expires_in: None,
+    };
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn trouble() -> Trouble {
+        Trouble::new(ErrorClass::Unavailable, "x")
+    }
+
+    fn verdicts() -> Vec<Verdict> {
+        let blocked = |scope| Verdict::Blocked {
+            scope,
+            trouble: trouble(),
+        };
+        vec![
+            Verdict::Accepted(OrderId::parse("312")),
+            Verdict::Accepted(None),
+            Verdict::Duplicate,
+            Verdict::Refused(trouble()),
+            blocked(PauseScope::Account),
+            blocked(PauseScope::Sender),
+            blocked(PauseScope::Iys),
+            Verdict::Throttled {
+                trouble: trouble(),
+                retry_after: None,
+            },
+            Verdict::Throttled {
+                trouble: trouble(),
+                retry_after: Some(s(3600)),
+            },
+            Verdict::NotSent(trouble()),
+            Verdict::Unclear {
+                trouble: trouble(),
+                answered: true,
+            },
+            Verdict::Unclear {
+                trouble: trouble(),
+                answered: false,
+            },
+        ]
+    }
+
+    /// A decision without its sentences and exact delays.
+    fn shape(decision: &Decision) -> String {
+        let job = match &decision.settlement {
+            Settlement::Sent {
+                duplicate: false, ..
+            } => "sent",
+            Settlement::Sent {
+                duplicate: true, ..
+            } => "duplicate",
+            Settlement::Failed(_) => "failed",
+            Settlement::Expired => "expired",
+            Settlement::Uncertain(_) => "uncertain",
+            Settlement::Retry { doubt: false, .. } => "retry",
+            Settlement::Retry { doubt: true, .. } => "repeat",
+            Settlement::GiveBack { .. } => "back",
+        };
+        let others = if decision.pause.is_some() {
+            ", all wait"
+        } else {
+            ""
+        };
+        format!("{job}{others}")
+    }
+
+    #[test]
+    fn what_follows_from_each_verdict_in_each_situation() {
+        let in_doubt = Situation {
+            attempt: 2,
+            doubt_age: Some(s(60)),
+            ..FRESH
+        };
+        let old_doubt = Situation {
+            attempt: 2,
+            doubt_age: Some(s(449)),
+            ..FRESH
+        };
+        let last = Situation {
+            attempt: 15,
+            ..FRESH
+        };
+        let last_in_doubt = Situation {
+            attempt: 15,
+            ..in_doubt
+        };
+        let table = [
+            // verdict, fresh, in doubt, in doubt for almost too long, last attempt, last attempt in doubt
+            ["sent"; 5],
+            ["sent"; 5],
+            ["duplicate"; 5],
+            // A refusal of the same bytes is believed, whatever became of an earlier request.
+            ["failed"; 5],
+            // An account's trouble spends no attempt, not even the last one.
+            ["back, all wait"; 5],
+            ["back, all wait"; 5],
+            ["back, all wait"; 5],
+            [
+                "retry, all wait",
+                "retry, all wait",
+                "uncertain, all wait",
+                "failed, all wait",
+                "uncertain, all wait",
+            ],
+            // Asked to wait for an hour, an older doubt does not: it has to be settled while the guard stands.
+            [
+                "retry, all wait",
+                "retry, all wait",
+                "uncertain, all wait",
+                "failed, all wait",
+                "uncertain, all wait",
+            ],
+            ["retry", "retry", "uncertain", "failed", "uncertain"],
+            ["repeat", "repeat", "uncertain", "uncertain", "uncertain"],
+            ["repeat", "repeat", "uncertain", "uncertain", "uncertain"],
+        ];
+        let verdicts = verdicts();
+        assert_eq!(verdicts.len(), table.len());
+        for (verdict, row) in verdicts.into_iter().zip(table) {
+            for (situation, expected) in [FRESH, in_doubt, old_doubt, last, last_in_doubt]
+                .iter()
+                .zip(row)
+            {
+                let settlement = POLICY.decide(situation, verdict.clone());
+                assert_eq!(
+                    shape(&settlement),
+                    expected,
+                    "{verdict:?} in {situation:?}: {settlement:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn how_long_each_retry_waits() {
+        let delay = |situation: &Situation, verdict| match POLICY.decide(situation, verdict) {
+            Decision {
+                settlement: Settlement::Retry { delay, .. },
+                pause,
+            } => (delay, pause.and_then(|pause| pause.lasts)),
+            other => panic!("{other:?}"),
+        };
+        let throttled = |retry_after| Verdict::Throttled {
+            trouble: trouble(),
+            retry_after,
+        };
+        let unclear = |answered| Verdict::Unclear {
+            trouble: trouble(),
+            answered,
+        };
+        // What the provider asks for is believed between a second and five minutes.
+        for (asked, waits) in [(0, 1), (7, 7), (300, 300), (86_400, 300)] {
+            assert_eq!(
+                delay(&FRESH, throttled(Some(s(asked)))),
+                (s(waits), Some(s(waits)))
+            );
+        }
+        assert_eq!(delay(&FRESH, throttled(None)), (s(1), Some(s(1))));
+        // A lost answer rests for the settle delay and up to a quarter more; doubling, up to a minute.
+        for (attempt, least, most) in [(1, 20, 25), (2, 40, 50), (3, 60, 75), (9, 60, 75)] {
+            let (delay, pause) = delay(&Situation { attempt, ..FRESH }, unclear(false));
+            assert!(
+                (s(least)..=s(most)).contains(&delay),
+                "{attempt}: {delay:?}"
+            );
+            assert_eq!(pause, None);
+        }
+        // An answer that cannot be read is an answer: its request is not on its way any more.
+        let backoff = POLICY.backoff.delay(FRESH.job, 1);
+        assert_eq!(delay(&FRESH, unclear(true)), (backoff, None));
+        assert_eq!(delay(&FRESH, Verdict::NotSent(trouble())), (backoff, None));
+    }
+
+    #[test]
+    fn who_may_still_be_sent() {
+        let check = |since_claim, doubt_age, expires_in, expected| {
+            let situation = Situation {
+                since_claim: s(since_claim),
+                doubt_age,
+                expires_in,
+                ..FRESH
+            };
+            assert_eq!(POLICY.admit(&situation), expected, "{situation:?}");
+        };
+        use Admission::{DoubtTooOld, Expired, LeaseTooShort, Send};
+        check(0, None, None, Send);
+        check(29, None, Some(Duration::from_millis(1)), Send);
+        // Its answer could come when the lease has ended.
+        check(30, None, None, LeaseTooShort);
+        check(0, None, Some(Duration::ZERO), Expired);
+        // Expired wins: given back, it would only come again.
+        check(30, None, Some(Duration::ZERO), Expired);
+        // A repeat that takes all its time must still meet the guard.
+        check(0, Some(s(449)), None, Send);
+        check(0, Some(s(450)), None, DoubtTooOld);
+        check(0, Some(s(86_400)), Some(s(60)), DoubtTooOld);
+        check(30, Some(s(450)), None, DoubtTooOld);
+        // It expired with a request unanswered: nobody can say that it was not sent.
+        check(0, Some(s(1)), Some(Duration::ZERO), DoubtTooOld);
+        check(30, Some(s(1)), None, LeaseTooShort);
+    }
+
+    #[test]
+    fn an_abandoned_claim_may_have_been_sent() {
+        let found = |since_claim, attempt, doubt_age| {
+            POLICY.rescue(&Situation {
+                since_claim: s(since_claim),
+                attempt,
+                doubt_age,
+                ..FRESH
+            })
+        };
+        match found(60, 1, None) {
+            Settlement::Retry { delay, doubt, .. } => {
+                assert_eq!((delay, doubt), (Duration::ZERO, true))
+            }
+            other => panic!("{other:?}"),
+        }
+        match found(5, 1, None) {
+            // Found early, its request may still be on its way.
+            Settlement::Retry { delay, .. } => assert_eq!(delay, s(15)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(
+            shape(&found(450, 1, None).into()),
+            "uncertain",
+            "nobody looked for too long"
+        );
+        assert_eq!(shape(&found(60, 1, Some(s(450))).into()), "uncertain");
+        assert_eq!(
+            shape(&found(60, 15, None).into()),
+            "uncertain",
+            "attempts are used up"
+        );
+    }
+
+    /// What the database would have of a job, as far as statuses go.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    struct Row {
+        status: Status,
+        attempt: u32,
+        in_doubt: bool,
+        /// Whether the claim that holds it is somebody's who will still answer.
+        claims: u8,
+    }
+
+    /// Everything that can happen to a row next, as the statements do it.
+    fn next(row: Row, situation: &Situation) -> Vec<(&'static str, Row)> {
+        let mut after = Vec::new();
+        let mut settle = |what, row: Row, settlement: &Settlement, spent: bool| {
+            let (status, in_doubt, spent) = match settlement {
+                Settlement::Sent { .. } => (Status::Sent, row.in_doubt, true),
+                Settlement::Failed(_) => (Status::Failed, row.in_doubt, spent),
+                Settlement::Expired => (Status::Expired, row.in_doubt, false),
+                Settlement::Uncertain(_) => (Status::Uncertain, true, spent),
+                Settlement::Retry { doubt, .. } => (Status::Queued, row.in_doubt || *doubt, true),
+                Settlement::GiveBack { .. } => (Status::Queued, row.in_doubt, false),
+            };
+            let attempt = if spent { row.attempt } else { row.attempt - 1 };
+            after.push((
+                what,
+                Row {
+                    status,
+                    attempt,
+                    in_doubt,
+                    ..row
+                },
+            ));
+        };
+        match row.status {
+            Status::Queued => {
+                if row.claims < 4 {
+                    let claimed = Row {
+                        status: Status::Sending,
+                        attempt: row.attempt + 1,
+                        claims: row.claims + 1,
+                        ..row
+                    };
+                    after.push(("claim", claimed));
+                }
+                after.push((
+                    "cancel",
+                    Row {
+                        status: Status::Cancelled,
+                        ..row
+                    },
+                ));
+                let overdue = if row.in_doubt {
+                    Status::Uncertain
+                } else {
+                    Status::Expired
+                };
+                after.push((
+                    "expire",
+                    Row {
+                        status: overdue,
+                        ..row
+                    },
+                ));
+                if row.in_doubt {
+                    after.push((
+                        "doubt too old",
+                        Row {
+                            status: Status::Uncertain,
+                            ..row
+                        },
+                    ));
+                }
+            }
+            Status::Sending => {
+                let now = Situation {
+                    attempt: row.attempt,
+                    max_attempts: 3,
+                    doubt_age: row.in_doubt.then_some(situation.since_claim + s(1)),
+                    ..*situation
+                };
+                for verdict in verdicts() {
+                    settle(
+                        "answer",
+                        row,
+                        &POLICY.decide(&now, verdict).settlement,
+                        true,
+                    );
+                }
+                settle("rescue", row, &POLICY.rescue(&now), true);
+                // Its `expires_at` came while it waited for its turn.
+                let over = Situation {
+                    expires_in: Some(Duration::ZERO),
+                    ..now
+                };
+                let held = match POLICY.admit(&over) {
+                    Admission::Expired => Settlement::Expired,
+                    Admission::DoubtTooOld => Settlement::Uncertain(trouble()),
+                    Admission::LeaseTooShort => Settlement::GiveBack {
+                        trouble: None,
+                        delay: Duration::ZERO,
+                    },
+                    Admission::Send => panic!("sent after it had expired: {over:?}"),
+                };
+                settle("held at the gate", row, &held, false);
+            }
+            Status::Sent
+            | Status::Failed
+            | Status::Uncertain
+            | Status::Expired
+            | Status::Cancelled => {}
+        }
+        // A lost claim's answer: only an acceptance counts, and only where there is none.
+        if row.claims > 0 && row.status != Status::Sent {
+            after.push((
+                "late acceptance",
+                Row {
+                    status: Status::Sent,
+                    ..row
+                },
+            ));
+        }
+        after
+    }
+
+    #[test]
+    fn nothing_leaves_a_final_status_but_for_the_truth_and_every_job_can_end() {
+        for since_claim in [s(1), s(60), s(460), s(100_000)] {
+            let situation = Situation {
+                since_claim,
+                ..FRESH
+            };
+            let first = Row {
+                status: Status::Queued,
+                attempt: 0,
+                in_doubt: false,
+                claims: 0,
+            };
+            let mut seen = HashSet::from([first]);
+            let mut left = VecDeque::from([first]);
+            while let Some(row) = left.pop_front() {
+                let after = next(row, &situation);
+                for (what, new) in &after {
+                    if row.status.is_final() {
+                        assert_eq!(
+                            (*what, new.status),
+                            ("late acceptance", Status::Sent),
+                            "{row:?}"
+                        );
+                    }
+                    if row.status == Status::Sent {
+                        panic!("{what} moved a sent job to {new:?}");
+                    }
+                    assert!(
+                        new.attempt <= 3,
+                        "{what}: {row:?} to {new:?} is one attempt too many"
+                    );
+                    // That it may have been sent is never forgotten by calling it unsent.
+                    let unsent = matches!(new.status, Status::Expired);
+                    assert!(!(new.in_doubt && unsent), "{what}: {row:?} to {new:?}");
+                    assert!(
+                        new.status != Status::Uncertain || new.in_doubt,
+                        "{what}: {row:?} to {new:?}"
+                    );
+                    if seen.insert(*new) {
+                        left.push_back(*new);
+                    }
+                }
+                assert!(
+                    row.status.is_final() || row.status == Status::Uncertain || !after.is_empty(),
+                    "{row:?} is stuck"
+                );
+            }
+            let ends: HashSet<Status> = seen.iter().map(|row| row.status).collect();
+            assert_eq!(
+                ends.len(),
+                Status::ALL.len(),
+                "every status is reached: {ends:?}"
+            );
+        }
+    }
+
+    fn situation() -> impl Strategy<Value = Situation> {
+        let age = || proptest::option::of((0_u64..700_000).prop_map(Duration::from_millis));
+        let since = (0_u64..100_000).prop_map(Duration::from_millis);
+        (any::<u128>(), 1_u32..20, 1_u32..20, since, age(), age()).prop_map(
+            |(job, attempt, max_attempts, since_claim, doubt_age, expires_in)| Situation {
+                job: Uuid::from_u128(job),
+                attempt,
+                max_attempts,
+                given_back: 0,
+                since_claim,
+                // A doubt is older than the claim that came after it.
+                doubt_age: doubt_age.map(|age| age + since_claim),
+                expires_in,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn no_doubt_is_repeated_unguarded_and_none_is_called_failed(
+            situation in situation(), verdict in prop::sample::select(verdicts()),
+        ) {
+            let refused = matches!(verdict, Verdict::Refused(_));
+            let unclear = matches!(verdict, Verdict::Unclear { .. });
+            for settlement in [POLICY.decide(&situation, verdict).settlement, POLICY.rescue(&situation)] {
+                let doubt = match &settlement {
+                    Settlement::Retry { doubt: true, .. } => Some(situation.doubt_age.unwrap_or(situation.since_claim)),
+                    _ => situation.doubt_age,
+                };
+                match settlement {
+                    Settlement::Retry { delay, .. } => {
+                        prop_assert!(situation.attempt < situation.max_attempts);
+                        if let Some(age) = doubt {
+                            prop_assert!(POLICY.is_guarded(age + delay), "{age:?} + {delay:?}");
+                        }
+                    }
+                    Settlement::Failed(_) => prop_assert!(refused || (situation.doubt_age.is_none() && !unclear)),
+                    Settlement::Uncertain(_) => {}
+                    Settlement::Sent { .. } | Settlement::Expired | Settlement::GiveBack { .. } => {}
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_admitted_is_in_time_guarded_and_answered_within_its_lease(situation in situation()) {
+            if POLICY.admit(&situation) == Admission::Send {
+                prop_assert!(situation.expires_in.is_none_or(|left| !left.is_zero()));
+                prop_assert!(situation.doubt_age.is_none_or(|age| age + POLICY.request_timeout < POLICY.guard_window));
+                prop_assert!(situation.since_claim + POLICY.request_timeout < POLICY.lease);
+            }
+        }
+
+        #[test]
+        fn every_known_value_is_written_as_it_is_read(
+            status in prop::sample::select(&Status::ALL[..]), class in prop::sample::select(&ErrorClass::ALL[..]),
+        ) {
+            prop_assert_eq!(status.as_str().parse(), Ok(status));
+            prop_assert_eq!(class.as_str().parse(), Ok(class));
+            prop_assert!("whatever".parse::<Status>().is_err() && "whatever".parse::<ErrorClass>().is_err());
+        }
+    }
+
+    #[test]
+    fn an_order_id_is_short_and_plain() {
+        for (text, taken) in [
+            ("312891245", true),
+            ("a-B_9", true),
+            (&"9".repeat(64), true),
+            ("", false),
+            ("3 1", false),
+            ("ş", false),
+            ("1\n", false),
+            (&"9".repeat(65), false),
+        ] {
+            assert_eq!(OrderId::parse(text).is_some(), taken, "{text:?}");
+        }
+    }
+}

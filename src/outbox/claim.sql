@@ -37,12 +37,16 @@ WITH held AS MATERIALIZED (
         LIMIT $2
     ) AS due
 ), granted AS MATERIALIZED (
+    SELECT id, place, 0 AS wait_us FROM candidates WHERE $5 <= 0
+    UNION ALL
     SELECT candidates.id, candidates.place, slot.wait_us
     FROM sms_outbox.reserve_slots(
         $1, $5, $6, $7,
         (SELECT array_agg(weight ORDER BY place) FROM candidates),
         (SELECT array_agg(urgent ORDER BY place) FROM candidates)) AS slot
     JOIN candidates USING (place)
+    -- Without a limit, or with nothing to send, the function is not even called.
+    WHERE $5 > 0 AND EXISTS (SELECT FROM candidates)
 ), claimed AS (
     UPDATE sms_outbox.jobs AS job
     SET status = 'sending', attempt = job.attempt + 1, token = job.token + 1,

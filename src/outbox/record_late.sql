@@ -22,6 +22,8 @@ WITH durable AS MATERIALIZED (
                    SELECT FROM sms_outbox.attempt_log AS log
                    WHERE log.job_id = job.id AND log.token <> answer.token AND log.provider_code = 200)) AS accepted_before
     FROM sms_outbox.jobs AS job JOIN answer USING (id)
+    -- Twice by id, as in claim.sql: the second form can only be answered by the primary key.
+    WHERE job.id = ANY (ARRAY(SELECT id FROM answer))
     ORDER BY job.id
     FOR NO KEY UPDATE OF job
 ), settled AS (
@@ -30,14 +32,14 @@ WITH durable AS MATERIALIZED (
         lease_until = NULL, error_class = NULL, error_code = NULL, error_message = NULL,
         twin_key = ((extract(epoch FROM now()) / 300)::bigint << 40) | answer.content
     FROM answer
-    WHERE answer.accepted AND job.id = answer.id AND job.status <> 'sent'
+    WHERE answer.accepted AND job.id = answer.id AND job.id = ANY (ARRAY(SELECT id FROM answer)) AND job.status <> 'sent'
     RETURNING job.id
 ), named AS (
     UPDATE sms_outbox.jobs AS job
     SET order_id = answer.order_id, duplicate_of = NULL
     FROM answer JOIN before USING (id)
-    WHERE job.id = answer.id AND before.status = 'sent' AND NOT before.is_ours AND NOT before.accepted_before
-      AND answer.accepted AND NOT answer.duplicate
+    WHERE job.id = answer.id AND job.id = ANY (ARRAY(SELECT id FROM before)) AND before.status = 'sent'
+      AND NOT before.is_ours AND NOT before.accepted_before AND answer.accepted AND NOT answer.duplicate
 ), logged AS (
     INSERT INTO sms_outbox.attempt_log (
         job_id, token, observer, attempt, counted, worker, started_at, duration_ms, progress, http_status, provider_code,

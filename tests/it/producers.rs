@@ -436,7 +436,8 @@ async fn a_long_list_from_rust_becomes_jobs_that_share_a_batch_and_keep_its_orde
     .expect("a key");
     let ids = enqueue_bulk(pool, &list).await.expect("enqueued");
     assert_eq!(ids.len(), 2);
-    let rows: Vec<(Uuid, i32, String, String, i16, i16, String, String, bool)> = sqlx::query_as(
+    type Part = (Uuid, i32, String, String, i16, i16, String, String, bool);
+    let rows: Vec<Part> = sqlx::query_as(
         "SELECT id, cardinality(recipients), recipients[1], recipients[cardinality(recipients)], priority, max_attempts,
                 iys_list, idempotency_key, bulk
          FROM sms_outbox.jobs ORDER BY due_at",

@@ -1,0 +1,260 @@
+//! Every statement fits the schema, and those that workers live on stay cheap however large the table is.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sms_outbox::outbox::{Outbox, Slots};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, SqlSafeStr};
+use uuid::Uuid;
+
+use crate::support::postgres::TestDatabase;
+use crate::support::worker::{count, execute, insert_many};
+
+fn statements() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/outbox");
+    let mut all: Vec<(String, String)> = std::fs::read_dir(folder)
+        .expect("the source")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sql"))
+        .map(|path| {
+            let name = path
+                .file_stem()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned();
+            (name, std::fs::read_to_string(path).expect("a statement"))
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+fn statement(name: &str) -> String {
+    let found = statements().into_iter().find(|(known, _)| known == name);
+    found.unwrap_or_else(|| panic!("there is no {name}.sql")).1
+}
+
+#[tokio::test]
+async fn every_statement_fits_the_schema() {
+    let database = TestDatabase::create().await;
+    let mut connection = database.pool().acquire().await.expect("a connection");
+    let all = statements();
+    assert!(all.len() >= 24, "they are all found: {}", all.len());
+    for (name, sql) in all {
+        let prepared = connection.prepare(AssertSqlSafe(sql).into_sql_str()).await;
+        prepared.unwrap_or_else(|error| panic!("{name}.sql: {error}"));
+    }
+}
+
+/// Everything in a plan, from the top.
+fn nodes(plan: &Value) -> Vec<&Value> {
+    let mut all = vec![plan];
+    for below in plan["Plans"].as_array().into_iter().flatten() {
+        all.extend(nodes(below));
+    }
+    all
+}
+
+/// Pages that the plan touched.
+fn pages(plan: &Value) -> i64 {
+    let of = |name: &str| plan[name].as_i64().expect("a number of pages");
+    of("Shared Hit Blocks") + of("Shared Read Blocks")
+}
+
+fn reads_all_of_jobs(plan: &Value) -> bool {
+    nodes(plan)
+        .iter()
+        .any(|node| node["Node Type"] == "Seq Scan" && node["Relation Name"] == "jobs")
+}
+
+fn uses_index(plan: &Value, index: &str) -> bool {
+    nodes(plan).iter().any(|node| node["Index Name"] == index)
+}
+
+/// Runs a claim, looks at its plan, and takes it back.
+async fn explain_claim(connection: &mut PgConnection, name: &str, hands: i64) -> Value {
+    let sql = format!(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}",
+        statement(name)
+    );
+    sqlx::raw_sql("BEGIN")
+        .execute(&mut *connection)
+        .await
+        .expect("a transaction");
+    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind("default");
+    let query = match name {
+        "claim" => query
+            .bind(hands)
+            .bind(60_000_i64)
+            .bind("w")
+            .bind(0_i32)
+            .bind(102_i32)
+            .bind(6_i32),
+        _ => query.bind(60_000_i64).bind("w"),
+    };
+    let plan: Value = query.fetch_one(&mut *connection).await.expect("a plan");
+    sqlx::raw_sql("ROLLBACK")
+        .execute(&mut *connection)
+        .await
+        .expect("taken back");
+    plan[0]["Plan"].clone()
+}
+
+/// A table as it is after a while: 100,000 jobs have ended, 100,000 are not due yet, in every priority.
+async fn lived_in() -> TestDatabase {
+    let database = TestDatabase::from_template("lived in", async |url| {
+        sms_outbox::outbox::ConnectOptions::new(&url).migrate().await.expect("migrated");
+        let pool = sqlx::PgPool::connect(&url).await.expect("a new database");
+        execute(
+            &pool,
+            "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, priority, status, attempt, token, order_id,
+                                          due_at, sent_at, finished_at, answer_ms, twin_key)
+             SELECT 'BRAND', ARRAY['905320000000'], 'text ' || n, false, n % 4, 'sent', 1, 1, n::text,
+                    now() - n * interval '1 s', now(), now(), 5, n
+             FROM generate_series(1, 100000) AS n",
+        )
+        .await;
+        execute(
+            &pool,
+            "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, priority, due_at)
+             SELECT 'BRAND', ARRAY['905320000000'], 'text ' || n, false, n % 4, now() + interval '1 hour' + n * interval '1 ms'
+             FROM generate_series(1, 100000) AS n",
+        )
+        .await;
+        execute(&pool, "VACUUM ANALYZE sms_outbox.jobs").await;
+        pool.close().await;
+    })
+    .await;
+    // Statistics that change by themselves would make the plans a matter of luck.
+    execute(
+        database.pool(),
+        "ALTER TABLE sms_outbox.jobs SET (autovacuum_enabled = false)",
+    )
+    .await;
+    database
+}
+
+#[tokio::test]
+async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
+    let database = lived_in().await;
+    let mut connection = database.pool().acquire().await.expect("a connection");
+    for (name, index) in [
+        ("claim", "jobs_single_due"),
+        ("claim_bulk", "jobs_bulk_due"),
+    ] {
+        let nothing = explain_claim(&mut connection, name, 50).await;
+        assert!(uses_index(&nothing, index), "{nothing:#}");
+        assert!(!reads_all_of_jobs(&nothing), "{nothing:#}");
+        assert!(
+            pages(&nothing) <= 40,
+            "{} pages to find nothing: {nothing:#}",
+            pages(&nothing)
+        );
+    }
+    insert_many(database.pool(), 2_000, &[("priority", "n % 4")]).await;
+    // Statistics from before, and of now.
+    for analyzed in [false, true] {
+        if analyzed {
+            execute(database.pool(), "ANALYZE sms_outbox.jobs").await;
+        }
+        let ten = explain_claim(&mut connection, "claim", 10).await;
+        assert!(
+            uses_index(&ten, "jobs_single_due") && !reads_all_of_jobs(&ten),
+            "{ten:#}"
+        );
+        // Each claimed row leaves one index and enters another, which is what most of these pages are.
+        assert!(
+            pages(&ten) <= 10 * 40 + 60,
+            "{} pages for ten: {ten:#}",
+            pages(&ten)
+        );
+    }
+    // Nothing of what was explained stayed.
+    assert_eq!(
+        count(
+            database.pool(),
+            "SELECT count(*) FROM sms_outbox.jobs WHERE status = 'sending'"
+        )
+        .await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn recording_goes_by_the_primary_key_also_with_stale_statistics() {
+    let database = lived_in().await;
+    let pool = database.pool();
+    insert_many(pool, 50, &[]).await;
+    let outbox = Outbox::new(pool.clone());
+    let slots = Slots {
+        per_second: 0,
+        slack: Duration::from_millis(20),
+        horizon: Duration::from_millis(60),
+    };
+    let claims = outbox
+        .claim("default", 50, Duration::from_secs(60), "w", slots)
+        .await
+        .expect("claims");
+    assert_eq!(claims.len(), 50);
+    let ids: Vec<Uuid> = claims.iter().map(|claim| claim.id).collect();
+    let n = ids.len();
+    // Every kind of outcome, all at once: duplicates look for their twins, doubts and refusals enter the history.
+    let answers = |token: i32| -> Value {
+        let kinds = [("sent", true), ("queued", false), ("failed", false)];
+        ids.iter()
+            .zip(kinds.iter().cycle())
+            .map(|(id, (status, duplicate))| {
+                json!({"id": id, "token": token, "attempt": 1, "worker": "w", "since_claim_ms": 5, "status": status,
+                       "spent": true, "accepted": true, "delay_ms": 0, "doubt": *status == "queued", "duplicate": duplicate,
+                       "content": 7, "error_class": "timeout", "observer": "worker", "progress": "answered", "ms": 5})
+            })
+            .collect()
+    };
+    let mut connection = pool.acquire().await.expect("a connection");
+    // As they are; and as after most of a large table was pruned, and filled again before anyone looked.
+    for stale in [false, true] {
+        if stale {
+            execute(
+                pool,
+                "UPDATE pg_class SET reltuples = 1, relpages = 100000 WHERE oid = 'sms_outbox.jobs'::regclass;
+                 DELETE FROM pg_statistic WHERE starelid = 'sms_outbox.jobs'::regclass;",
+            )
+            .await;
+        }
+        for name in ["record_sent", "record_other", "record_late"] {
+            let sql = format!(
+                "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}",
+                statement(name)
+            );
+            sqlx::raw_sql("BEGIN")
+                .execute(&mut *connection)
+                .await
+                .expect("a transaction");
+            let query = sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false);
+            let query = match name {
+                "record_sent" => query
+                    .bind(&ids)
+                    .bind(vec![1_i32; n])
+                    .bind(vec!["312"; n])
+                    .bind(vec![200_i16; n])
+                    .bind(vec![5_i32; n])
+                    .bind(vec![7_i64; n]),
+                "record_other" => query.bind(answers(1)),
+                _ => query.bind(answers(0)),
+            };
+            let plan: Value = query.fetch_one(&mut *connection).await.expect("a plan");
+            sqlx::raw_sql("ROLLBACK")
+                .execute(&mut *connection)
+                .await
+                .expect("taken back");
+            let plan = &plan[0]["Plan"];
+            assert!(!reads_all_of_jobs(plan), "{name}, stale {stale}: {plan:#}");
+            let pages = pages(plan);
+            assert!(
+                pages <= 50 * 60,
+                "{name}, stale {stale}: {pages} pages for 50: {plan:#}"
+            );
+        }
+    }
+}
