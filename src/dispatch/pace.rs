@@ -105,7 +105,11 @@ impl Pace {
     /// A claim has come back.
     pub(super) fn claim_took(&self) {
         let mut state = self.state();
-        state.ahead = state.finished.min(MOST_AHEAD);
+        // Falls slowly: right after a full claim nothing is under way that could have finished.
+        state.ahead = state
+            .finished
+            .max(state.ahead - state.ahead.div_ceil(4))
+            .min(MOST_AHEAD);
     }
 
     /// Takes a place for a job that was claimed.

@@ -51,12 +51,10 @@ WITH held AS MATERIALIZED (
     UPDATE sms_outbox.jobs AS job
     SET status = 'sending', attempt = job.attempt + 1, token = job.token + 1,
         worker = $4, claimed_at = now(), lease_until = now() + $3 * interval '1 millisecond'
-    FROM granted
-    WHERE job.id = granted.id
-      -- Says the same once more, in the one form that can only be answered by the primary key: the estimate of a CTE's size
-      -- is a guess, and a wrong one would read the whole table.
-      AND job.id = ANY (ARRAY(SELECT id FROM granted))
-    RETURNING granted.place, granted.wait_us, job.*
+    -- The one form that can only be answered by the primary key: a join would rest on the estimate of a CTE's size, which is
+    -- a guess, and a wrong one would read the whole table.
+    WHERE job.id = ANY (ARRAY(SELECT id FROM granted))
+    RETURNING job.*
 )
 SELECT id, token, sender,
        -- Counted from 1, whatever bounds the producer's array has: drivers refuse to read others.
@@ -65,5 +63,5 @@ SELECT id, token, sender,
        (extract(epoch FROM now() - ambiguous_since) * 1000)::bigint AS doubt_age_ms,
        (extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms,
        wait_us
-FROM claimed
-ORDER BY place
+FROM claimed JOIN granted USING (id)
+ORDER BY granted.place
