@@ -34,8 +34,8 @@ use twins::{Turn, Twins};
 
 use crate::{
     lifecycle::{
-        Admission, Decision, ErrorClass, PauseScope, Policy, Progress, Settlement, Situation,
-        Trouble, Verdict,
+        Admission, Decision, ErrorClass, PauseScope, Policy, Settlement, Situation, Trouble,
+        Verdict,
     },
     message::{ForeignNumbers, Iys, Recipient, RecipientList, estimate, is_traceparent},
     outbox::{Claim, Content, Evidence, Observer, Outbox, Probing, Record, Slots},
@@ -511,10 +511,21 @@ impl Dispatch {
             not_after: claim.expires_in.map(|left| claim.asked + left),
         };
         let outcome = self.provider.send(&lane.credentials, &order).await;
-        if let Verdict::Blocked { .. } | Verdict::Throttled { .. } = outcome.verdict {
-            lane.pace.slow_down();
-        } else if outcome.progress == Progress::Answered {
-            lane.pace.went_well();
+        match &outcome.verdict {
+            Verdict::Accepted(_) | Verdict::Duplicate | Verdict::Refused(_) => {
+                if lane.pace.went_well() {
+                    tracing::info!(account = %lane.account, "the provider answers in order again");
+                }
+            }
+            Verdict::Blocked { .. } | Verdict::Throttled { .. } => lane.pace.slow_down(),
+            Verdict::NotSent(trouble) | Verdict::Unclear { trouble, .. } => {
+                if lane.pace.went_unanswered() {
+                    tracing::error!(
+                        account = %lane.account, error.class = %trouble.class, reason = %trouble.message,
+                        "the provider is out of order: one message at a time goes ahead, the others wait untouched"
+                    );
+                }
+            }
         }
         let verdict = match outcome.verdict {
             // A pause must hold back the job that met it, or the job is claimed again at once, for ever: where a message

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -13,6 +13,11 @@ const FIRST_WINDOW: usize = 8;
 /// The most jobs that are claimed ahead of free hands, and the most that may wait for their record.
 const MOST_AHEAD: usize = 1_000;
 const MOST_UNRECORDED: usize = 4_000;
+
+/// So many requests in a row without an answer that makes sense mean that the provider is out of order, and not a message.
+const OUT_OF_ORDER: u32 = 10;
+/// The longest pause between two requests while it is.
+const LONGEST_CAUTION: Duration = Duration::from_secs(5);
 
 /// The hands of one account.
 ///
@@ -43,6 +48,10 @@ struct State {
     /// How many hands will become free while the next claim is under way: as many as did during the last one. Claiming
     /// for them too keeps the hands busy, and claims nothing that would have to wait.
     ahead: usize,
+    /// Requests in a row that were not answered, or not by the provider in order.
+    in_vain: u32,
+    /// Nothing is claimed before this moment.
+    not_before: Option<Instant>,
 }
 
 impl State {
@@ -72,6 +81,8 @@ impl Pace {
             unrecorded: 0,
             finished: 0,
             ahead: 0,
+            in_vain: 0,
+            not_before: None,
         };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -90,15 +101,26 @@ impl Pace {
     pub(super) async fn free_hands(&self) -> usize {
         loop {
             let changed = self.changed.notified();
-            {
+            let caution = {
                 let mut state = self.state();
+                let caution = state
+                    .not_before
+                    .and_then(|moment| moment.checked_duration_since(Instant::now()))
+                    .filter(|left| !left.is_zero());
                 let free = state.free(self.hands);
-                if free > 0 {
+                if free > 0 && caution.is_none() {
                     state.finished = 0;
                     return free;
                 }
+                caution
+            };
+            match caution {
+                Some(left) => {
+                    // What changes meanwhile may end the caution.
+                    tokio::time::timeout(left, changed).await.ok();
+                }
+                None => changed.await,
             }
-            changed.await;
         }
     }
 
@@ -127,12 +149,30 @@ impl Pace {
         Arc::clone(&self.requests).acquire_owned().await.ok()
     }
 
-    /// The account answered in order.
-    pub(super) fn went_well(&self) {
+    /// The account answered in order. `true`: after many requests in vain.
+    pub(super) fn went_well(&self) -> bool {
         let mut state = self.state();
         state.window = (state.window + 1).min(self.hands);
+        let recovered = state.in_vain >= OUT_OF_ORDER;
+        state.in_vain = 0;
+        state.not_before = None;
         drop(state);
         self.changed.notify_one();
+        recovered
+    }
+
+    /// A request was not answered, or not by the provider in order. After many in a row one at a time goes ahead, ever less
+    /// often: each of them may have been accepted, and an outage that outlasts the guard window must leave few such doubts
+    /// behind, and use up few attempts. `true`: this one made it many.
+    pub(super) fn went_unanswered(&self) -> bool {
+        let mut state = self.state();
+        state.in_vain = state.in_vain.saturating_add(1);
+        if let Some(doublings) = state.in_vain.checked_sub(OUT_OF_ORDER) {
+            let caution = Duration::from_millis(250).saturating_mul(1 << doublings.min(6));
+            state.window = 1;
+            state.not_before = Some(Instant::now() + caution.min(LONGEST_CAUTION));
+        }
+        state.in_vain == OUT_OF_ORDER
     }
 
     /// The account is in trouble: one request at a time until one gets through.
@@ -140,12 +180,17 @@ impl Pace {
         self.state().window = 1;
     }
 
-    /// Called every second: a window that is full doubles, so that one request which hangs cannot hold up everything behind
+    /// Called every second: a window that is full grows, so that one request which hangs cannot hold up everything behind
     /// it. While the account is paused nothing is under way, and the window stays as it is.
     pub(super) fn relax(&self) {
         let mut state = self.state();
         if state.claimed >= state.window {
-            state.window = (state.window * 2).min(self.hands);
+            let wider = if state.in_vain < OUT_OF_ORDER {
+                state.window * 2
+            } else {
+                state.window + 1
+            };
+            state.window = wider.min(self.hands);
         }
         drop(state);
         self.changed.notify_one();
@@ -219,6 +264,21 @@ mod tests {
         assert_eq!(pauses[11], Duration::from_secs(1));
         poll.found();
         assert!(poll.pause(0.99) < Duration::from_millis(2));
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_is_out_of_order_is_asked_ever_less_often() {
+        let pace = Pace::new(50);
+        let turned: Vec<bool> = (0..20).map(|_| pace.went_unanswered()).collect();
+        assert_eq!(
+            turned.iter().filter(|turned| **turned).count(),
+            1,
+            "said once"
+        );
+        assert!(futures_util::FutureExt::now_or_never(pace.free_hands()).is_none());
+        assert!(pace.went_well(), "and its end is noticed");
+        assert!(pace.free_hands().await > 0);
+        assert!(!pace.went_well());
     }
 
     #[tokio::test]
