@@ -312,10 +312,13 @@ COMMENT ON COLUMN sms_outbox.pauses.ended_by IS 'Who ended it.';
 
 -- The fleet's limit: how many recipients have been granted in each 10 ms of the last second, per account.
 CREATE TABLE sms_outbox.rate_rings (
-    account   text     NOT NULL PRIMARY KEY,
-    first     bigint   NOT NULL,
-    granted   integer[] NOT NULL,
-    paced_to  bigint   NOT NULL DEFAULT 0
+    account       text      NOT NULL PRIMARY KEY,
+    first         bigint    NOT NULL,
+    granted       integer[] NOT NULL,
+    paced_to      bigint    NOT NULL DEFAULT 0,
+    epoch         bigint    NOT NULL DEFAULT 0,
+    widest        integer   NOT NULL DEFAULT 0,
+    widest_before integer   NOT NULL DEFAULT 0
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE sms_outbox.rate_rings IS 'The limit that all workers of an account share. Written by reserve_slots.';
 COMMENT ON COLUMN sms_outbox.rate_rings.account IS 'The account.';
@@ -324,6 +327,11 @@ COMMENT ON COLUMN sms_outbox.rate_rings.granted IS 'Recipients granted in each 1
 COMMENT ON COLUMN sms_outbox.rate_rings.paced_to IS
     'Microseconds since 1970 before which no further message above priority 0 gets a slot: spreads them evenly, so that an '
     'urgent one never meets a second that is already spent.';
+COMMENT ON COLUMN sms_outbox.rate_rings.epoch IS 'Number of the two seconds since 1970 in which a slot was granted last.';
+COMMENT ON COLUMN sms_outbox.rate_rings.widest IS
+    'The longest window, in 10 ms, that a worker asked for in that epoch: what it was granted may leave as much later than a '
+    'second allows, so everybody keeps that distance.';
+COMMENT ON COLUMN sms_outbox.rate_rings.widest_before IS 'The same of the epoch before.';
 
 CREATE FUNCTION sms_outbox.reserve_slots(
     p_account text, p_limit integer, p_window integer, p_horizon integer, p_weights integer[], p_urgent boolean[])
@@ -332,6 +340,8 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now     bigint;      -- microseconds since 1970
     v_bucket  bigint;      -- the 10 ms we are in
+    v_epoch   bigint;      -- the two seconds we are in: longer than any window
+    v_window  integer;     -- p_window, or what a worker farther away has asked for a moment ago
     v_oldest  bigint;      -- the first 10 ms of the window that ends now
     v_ring    sms_outbox.rate_rings;
     v_granted integer[];
@@ -358,26 +368,33 @@ BEGIN
     -- Read after the lock: time spent waiting for it must not make slots look later than they are.
     v_now := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
     v_bucket := v_now / 10000;
-    v_oldest := v_bucket - p_window + 1;
+    v_epoch := v_bucket / 200;
+    CASE v_epoch - v_ring.epoch
+        WHEN 0 THEN v_ring.widest := greatest(v_ring.widest, p_window);
+        WHEN 1 THEN v_ring.widest_before := v_ring.widest; v_ring.widest := p_window;
+        ELSE v_ring.widest_before := 0; v_ring.widest := p_window;
+    END CASE;
+    v_window := greatest(v_ring.widest, v_ring.widest_before);
+    v_oldest := v_bucket - v_window + 1;
 
     -- granted[1 .. window] is the window that ends with the present 10 ms, granted[window + 1 ..] what lies ahead.
     SELECT array_agg(coalesce(v_ring.granted[least(v_oldest + n - v_ring.first, 1000000000)::integer], 0) ORDER BY n)
     INTO v_granted
-    FROM generate_series(1, p_window + p_horizon) AS n;
-    IF v_ring.first > v_oldest + p_window THEN
+    FROM generate_series(1, v_window + p_horizon) AS n;
+    IF v_ring.first > v_oldest + v_window THEN
         -- The clock was set back. What was granted "in the future" may have been sent a moment ago: count it as now.
-        v_granted[p_window] := (SELECT coalesce(sum(g), 0) FROM unnest(v_ring.granted) AS g);
+        v_granted[v_window] := (SELECT coalesce(sum(g), 0) FROM unnest(v_ring.granted) AS g);
         v_ring.paced_to := 0;
     END IF;
 
-    v_last := p_window;
-    FOR n IN p_window + 1 .. p_window + p_horizon LOOP
+    v_last := v_window;
+    FOR n IN v_window + 1 .. v_window + p_horizon LOOP
         IF v_granted[n] > 0 THEN
             v_last := n;
         END IF;
     END LOOP;
     v_sum := 0;
-    FOR n IN greatest(v_last - p_window + 1, 1) .. v_last LOOP
+    FOR n IN greatest(v_last - v_window + 1, 1) .. v_last LOOP
         v_sum := v_sum + v_granted[n];
     END LOOP;
 
@@ -387,25 +404,26 @@ BEGIN
         v_start := v_last;
         IF NOT p_urgent[i] THEN
             v_start := greatest(
-                v_start, p_window + least(greatest(v_ring.paced_to / 10000 - v_bucket, 0), p_horizon + 1)::integer);
+                v_start, v_window + least(greatest(v_ring.paced_to / 10000 - v_bucket, 0), p_horizon + 1)::integer);
         END IF;
         WHILE v_last < v_start OR v_sum + v_weight > p_limit LOOP
             v_last := v_last + 1;
-            EXIT WHEN v_last > p_window + p_horizon;
-            v_sum := v_sum + v_granted[v_last] - v_granted[v_last - p_window];
+            EXIT WHEN v_last > v_window + p_horizon;
+            v_sum := v_sum + v_granted[v_last] - v_granted[v_last - v_window];
         END LOOP;
-        EXIT WHEN v_last > p_window + p_horizon;
+        EXIT WHEN v_last > v_window + p_horizon;
         v_granted[v_last] := v_granted[v_last] + v_weight;
         v_sum := v_sum + v_weight;
         place := i;
-        wait_us := ((v_bucket + v_last - p_window) * 10000 - v_now)::integer;
+        wait_us := ((v_bucket + v_last - v_window) * 10000 - v_now)::integer;
         RETURN NEXT;
-        v_ring.paced_to := greatest(v_ring.paced_to, (v_bucket + v_last - p_window) * 10000)
-            + p_weights[i]::bigint * p_window * 10000 / p_limit;
+        v_ring.paced_to := greatest(v_ring.paced_to, (v_bucket + v_last - v_window) * 10000)
+            + p_weights[i]::bigint * v_window * 10000 / p_limit;
     END LOOP;
 
     UPDATE sms_outbox.rate_rings
-    SET first = v_oldest, granted = v_granted, paced_to = v_ring.paced_to
+    SET first = v_oldest, granted = v_granted, paced_to = v_ring.paced_to,
+        epoch = v_epoch, widest = v_ring.widest, widest_before = v_ring.widest_before
     WHERE account = p_account;
 END
 $$;

@@ -110,6 +110,17 @@ struct Letter {
     content: Content,
 }
 
+/// A moment at which a message may leave, as far as two clocks can agree on it: it begins between `asked + wait_us` and
+/// `received + wait_us`.
+#[derive(Clone, Copy)]
+struct Slot {
+    asked: Instant,
+    received: Instant,
+    wait_us: i32,
+    /// How late it may be used.
+    slack: Duration,
+}
+
 /// The right to make one request. Made by the gate, consumed by sending.
 struct Permit(());
 
@@ -373,14 +384,17 @@ impl Dispatch {
     /// Waits for the slot that the claim reserved, and asks once more whether it may still be sent, by a clock that cannot
     /// be set.
     async fn gate(&self, lane: &Lane, claim: &Claim, letter: &Letter) -> Result<Permit, Held> {
-        let slots = self.slots(lane);
-        let unlimited = slots.per_second == 0 || claim.bulk;
-        let mut asked = claim.asked;
-        let mut received = claim.received;
-        let mut wait_us = i64::from(claim.wait_us);
+        let unlimited = self.settings.rate_per_second == 0 || claim.bulk;
+        let mut slot = Some(Slot {
+            asked: claim.asked,
+            received: claim.received,
+            wait_us: claim.wait_us,
+            slack: claim.slack,
+        });
+        let mut pause = Duration::ZERO;
         loop {
             if !unlimited {
-                let opens = shifted(received, wait_us.max(0));
+                let opens = slot.map_or_else(|| Instant::now() + pause, Slot::surely_begun);
                 if self
                     .unless_stopping(tokio::time::sleep_until(opens.into()))
                     .await
@@ -396,32 +410,31 @@ impl Dispatch {
                 Admission::Send => {}
                 refused => return Err(Held::Refused(refused)),
             }
-            // The slot began between `asked + wait` and `received + wait`, so this is how late it can be at most.
-            if unlimited || Instant::now() <= shifted(asked, wait_us) + slots.slack {
+            if unlimited || slot.is_some_and(Slot::is_open) {
                 return Ok(Permit(()));
             }
             // Forfeited: leaving now could meet another's slot in one second.
-            asked = Instant::now();
-            match self
+            let slots = self.slots(lane);
+            let asked = Instant::now();
+            let reserved = self
                 .outbox
                 .reserve_slot(&lane.account, slots, letter.recipients.len(), claim.urgent)
-                .await
-            {
-                Ok(Some(us)) => {
+                .await;
+            let received = Instant::now();
+            (slot, pause) = match reserved {
+                Ok(reserved) => {
                     self.outage.over();
-                    received = Instant::now();
                     lane.follow(received - asked);
-                    wait_us = i64::from(us);
+                    let slot = reserved.map(|wait_us| Slot {
+                        asked,
+                        received,
+                        wait_us,
+                        slack: slots.slack,
+                    });
+                    (slot, Duration::from_millis(20))
                 }
-                Ok(None) => (received, wait_us) = (Instant::now(), 20_000),
-                Err(error) => {
-                    let pause = self.outage.failed(&error);
-                    (received, wait_us) = (
-                        Instant::now(),
-                        i64::try_from(pause.as_micros()).unwrap_or(1_000_000),
-                    );
-                }
-            }
+                Err(error) => (None, self.outage.failed(&error)),
+            };
         }
     }
 
@@ -599,6 +612,17 @@ impl Letter {
             iys,
             content,
         })
+    }
+}
+
+impl Slot {
+    fn surely_begun(self) -> Instant {
+        shifted(self.received, i64::from(self.wait_us.max(0)))
+    }
+
+    /// Whether it can still be used, however late it began.
+    fn is_open(self) -> bool {
+        Instant::now() <= shifted(self.asked, i64::from(self.wait_us)) + self.slack
     }
 }
 

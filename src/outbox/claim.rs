@@ -69,6 +69,8 @@ pub struct Claim {
     pub expires_in: Option<Duration>,
     /// Microseconds from the claim to the start of the reserved 10 ms; negative if they had begun.
     pub wait_us: i32,
+    /// How late after that moment it may leave: what the window was made long for, whatever the slack has become since.
+    pub slack: Duration,
     /// Just before the claim was asked for: the latest moment that is surely not after it.
     pub asked: Instant,
     /// When the claim was known here: the earliest moment that is surely not before it.
@@ -107,7 +109,7 @@ struct Row {
 }
 
 impl Row {
-    fn into_claim(self, asked: Instant, received: Instant) -> Claim {
+    fn into_claim(self, slack: Duration, asked: Instant, received: Instant) -> Claim {
         Claim {
             id: self.id,
             token: self.token,
@@ -127,6 +129,7 @@ impl Row {
             doubt_age: self.doubt_age_ms.map(from_millis),
             expires_in: self.expires_in_ms.map(from_millis),
             wait_us: self.wait_us,
+            slack,
             asked,
             received,
         }
@@ -166,7 +169,7 @@ impl Outbox {
         let received = Instant::now();
         Ok(rows
             .into_iter()
-            .map(|row| row.into_claim(asked, received))
+            .map(|row| row.into_claim(slots.slack, asked, received))
             .collect())
     }
 
@@ -193,7 +196,8 @@ impl Outbox {
             })
             .await;
         match claimed {
-            Ok(row) => Ok(row.map(|row| row.into_claim(asked, Instant::now()))),
+            // It has no slot, and so none to be late for.
+            Ok(row) => Ok(row.map(|row| row.into_claim(Duration::ZERO, asked, Instant::now()))),
             // Another worker took the one place a moment earlier: an answer, not a fault.
             Err(OutboxError::Refused {
                 source: sqlx::Error::Database(error),
