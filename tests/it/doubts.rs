@@ -27,7 +27,7 @@ fn lost(kind: &str) -> Reply {
         "503 code in 200" => Reply::code(200, "503"),
         "cut 200" => Reply::Cut {
             http: 200,
-            body: whole[..40].as_bytes().to_vec(),
+            body: whole.as_bytes()[..40].to_vec(),
         },
         "short 200" => Reply::text(200, &whole[..whole.len() - 3]),
         "garbage 200" => Reply::text(200, "OK"),

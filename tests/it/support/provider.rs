@@ -36,8 +36,6 @@ pub struct Request {
     pub json: Value,
     /// When its first byte was there.
     pub arrived: Instant,
-    /// Which connection it came on.
-    pub connection: usize,
 }
 
 impl Request {
@@ -369,17 +367,17 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
-        let connection = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
+        shared.connections.fetch_add(1, Ordering::SeqCst);
         if shared.shut.load(Ordering::SeqCst) {
             continue;
         }
         stream.set_nodelay(true).ok();
-        tokio::spawn(serve(stream, connection, Arc::clone(&shared)));
+        tokio::spawn(serve(stream, Arc::clone(&shared)));
     }
 }
 
 /// One connection, request after request, until somebody ends it.
-async fn serve(mut stream: TcpStream, connection: usize, shared: Arc<Shared>) {
+async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     let mut buffer = Vec::new();
     while let Some((head, raw, arrived)) = read_request(&mut stream, &mut buffer).await {
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -394,7 +392,6 @@ async fn serve(mut stream: TcpStream, connection: usize, shared: Arc<Shared>) {
                 raw,
                 json,
                 arrived,
-                connection,
             };
             requests.push(request.clone());
             request
