@@ -1,6 +1,8 @@
 //! The program: one file per family of commands, with no SQL and no rules of its own.
 
+mod demo;
 mod migrate;
+mod sandbox;
 mod worker;
 
 use std::process::ExitCode;
@@ -28,15 +30,10 @@ struct Cli {
 
 #[derive(Args, Debug)]
 struct LogArgs {
-    /// How much is logged: error, warn, info, debug or trace, also per module as in info,sms_outbox=debug
-    #[arg(
-        long,
-        global = true,
-        env = "SMS_OUTBOX_LOG",
-        value_name = "LEVEL",
-        default_value = "info"
-    )]
-    log: String,
+    /// How much is logged: error, warn, info, debug or trace, also for a library as in info,sqlx=debug [default: info for
+    /// worker and sandbox, error otherwise]
+    #[arg(long, global = true, env = "SMS_OUTBOX_LOG", value_name = "LEVEL")]
+    log: Option<String>,
     /// How it is logged
     #[arg(
         long,
@@ -56,10 +53,20 @@ enum LogFormat {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// See everything work on this machine, with nothing set up and no credentials
+    Demo(demo::DemoArgs),
     /// Create or upgrade the schema sms_outbox; touches nothing else in the database
     Migrate(migrate::MigrateArgs),
     /// Send what is due; run any number of these, on any number of machines
     Worker(Box<crate::config::WorkerArgs>),
+    /// Stand in for the provider on this machine, with faults on demand
+    Sandbox(Box<sandbox::Args>),
+}
+
+/// The commands and their options, as `--help` shows them.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 /// Runs the program with this process's arguments and environment.
@@ -76,7 +83,11 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let cli = Cli::parse();
-    if let Err(error) = start_logging(&cli.log) {
+    let unless_told = match &cli.command {
+        Command::Worker(_) | Command::Sandbox(_) => "info",
+        _ => "error",
+    };
+    if let Err(error) = start_logging(&cli.log, unless_told) {
         return fail(&error.into());
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -97,8 +108,10 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Demo(args) => demo::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Worker(args) => worker::run(*args).await,
+        Command::Sandbox(args) => sandbox::run(*args).await.map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -112,13 +125,26 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 /// Logs go to standard error: standard output belongs to what a command answers.
-fn start_logging(args: &LogArgs) -> Result<(), Misconfigured> {
-    // The driver reports every notice of a migration as news; whoever wants that can ask for it.
-    let targets: Targets = format!("sqlx=warn,{}", args.log).parse().map_err(|error| {
-        Misconfigured(format!(
-            "SMS_OUTBOX_LOG cannot be understood ({error}); write info or sms_outbox=debug,info"
-        ))
-    })?;
+fn start_logging(args: &LogArgs, unless_told: &str) -> Result<(), Misconfigured> {
+    let spec = args.log.as_deref().unwrap_or(unless_told);
+    // A bare level is meant for this program. Libraries stay at warnings unless they are named: at their lower levels some
+    // of them show what they carry.
+    let own = |part: &str| {
+        let part = part.trim();
+        if part.contains('=') || part.is_empty() {
+            part.to_owned()
+        } else {
+            format!("sms_outbox={part}")
+        }
+    };
+    let parts: Vec<String> = spec.split(',').map(own).collect();
+    let targets: Targets = format!("warn,{}", parts.join(","))
+        .parse()
+        .map_err(|error| {
+            Misconfigured(format!(
+                "SMS_OUTBOX_LOG cannot be understood ({error}); write info or info,sqlx=debug"
+            ))
+        })?;
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

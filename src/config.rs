@@ -20,6 +20,45 @@ use crate::{
 #[error("{0}")]
 pub struct Misconfigured(pub String);
 
+/// What the secrets of the account `default` are called; those of others are called the same with a suffix.
+const KEY: &str = "ILETIMERKEZI_API_KEY";
+const HASH: &str = "ILETIMERKEZI_API_HASH";
+
+/// A variable that the program reads, for whoever writes it down: `.env.example`, the README.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Variable {
+    /// What it is called.
+    pub name: String,
+    /// What holds when it is not set; `None`: nothing, or it depends on the command.
+    pub default: Option<String>,
+}
+
+/// Every variable behind an option of `command` or of a command below it, and the two that have no option because they are
+/// secret. Each once, in order of their names.
+#[must_use]
+pub fn variables(command: &clap::Command) -> Vec<Variable> {
+    let mut known: Vec<Variable> = [KEY, HASH]
+        .map(|name| Variable {
+            name: name.to_owned(),
+            default: None,
+        })
+        .into();
+    let mut commands = vec![command];
+    while let Some(command) = commands.pop() {
+        commands.extend(command.get_subcommands());
+        known.extend(command.get_arguments().filter_map(|argument| {
+            let default = argument.get_default_values().first();
+            Some(Variable {
+                name: argument.get_env()?.to_str()?.to_owned(),
+                default: default.and_then(|value| value.to_str()).map(str::to_owned),
+            })
+        }));
+    }
+    known.sort();
+    known.dedup();
+    known
+}
+
 /// Which database.
 #[derive(Args, Clone)]
 pub struct DatabaseArgs {
@@ -310,8 +349,8 @@ impl ProviderArgs {
                     ))
                 })
             };
-            let key = SecretString::from(read("ILETIMERKEZI_API_KEY")?);
-            let hash = SecretString::from(read("ILETIMERKEZI_API_HASH")?);
+            let key = SecretString::from(read(KEY)?);
+            let hash = SecretString::from(read(HASH)?);
             found.push(AccountSecrets {
                 account: account.to_owned(),
                 key,

@@ -4,7 +4,7 @@
 //! claim -> read -> turn -> gate -> send -> decide -> record
 //! ```
 //!
-//! Each step takes what only the step before can have made. Sending consumes a [`Permit`], which only the gate gives out;
+//! Each step takes what only the step before can have made. Sending consumes a `Permit`, which only the gate gives out;
 //! recording consumes the claim. Here, and only here, the outbox and the provider meet.
 
 mod outage;
@@ -28,22 +28,27 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 pub use outage::{Outage, chain};
-use pace::{Hand, Pace, Poll};
+use pace::{Hand, Pace, Poll, Unrecorded};
 use recorder::{Entry, Recorder};
 use twins::{Turn, Twins};
 
 use crate::{
     lifecycle::{
-        Admission, ErrorClass, PauseScope, Policy, Progress, Settlement, Situation, Trouble,
-        Verdict,
+        Admission, Decision, ErrorClass, PauseScope, Policy, Progress, Settlement, Situation,
+        Trouble, Verdict,
     },
-    message::{ForeignNumbers, Iys, Recipient, RecipientList, estimate},
+    message::{ForeignNumbers, Iys, Recipient, RecipientList, estimate, is_traceparent},
     outbox::{Claim, Content, Evidence, Observer, Outbox, Probing, Record, Slots},
     provider::{Credentials, Order, Provider},
 };
 
 /// How far ahead of the present slots are reserved. An urgent message waits behind no more than this.
 const HORIZON: Duration = Duration::from_millis(60);
+/// How long after work was found a limited account is looked at often: longer than a job of many recipients can keep all
+/// others waiting.
+const SLOTS_RETURN: Duration = Duration::from_secs(3);
+/// How long a message waits for another of equal content.
+const TWIN_PATIENCE: Duration = Duration::from_millis(500);
 /// How late a message may leave its slot at least; more where the database is far away.
 const SLACK: Duration = Duration::from_millis(20);
 
@@ -110,24 +115,42 @@ struct Letter {
     content: Content,
 }
 
-/// A moment at which a message may leave, as far as two clocks can agree on it: it begins between `asked + wait_us` and
-/// `received + wait_us`.
-#[derive(Clone, Copy)]
-struct Slot {
-    asked: Instant,
-    received: Instant,
-    wait_us: i32,
-    /// How late it may be used.
-    slack: Duration,
+/// What became of a claim, before it is written down.
+struct Delivered {
+    decision: Decision,
+    evidence: Option<Evidence>,
+    content: Content,
+    rejected: Vec<String>,
+    /// Held until then: a twin's 451 can name this job only once it is on record.
+    turn: Option<Turn>,
 }
 
 /// The right to make one request. Made by the gate, consumed by sending.
 struct Permit(());
 
+/// Ten milliseconds in which one message may leave.
+struct Slot {
+    /// It began between `asked` and `received`, plus `wait_us`.
+    asked: Instant,
+    received: Instant,
+    wait_us: i64,
+    /// How late after its beginning the message may leave: as much as was reserved for it, whatever has changed since.
+    slack: Duration,
+}
+
+impl Slot {
+    /// Judged by the earliest moment at which it can have begun.
+    fn still_open(&self, now: Instant) -> bool {
+        now <= shifted(self.asked, self.wait_us) + self.slack
+    }
+}
+
 /// Why the gate let a claim not through.
 enum Held {
     /// The worker is stopping.
     Stopping,
+    /// A message of equal content is under way.
+    Twin,
     /// Time has decided against it.
     Refused(Admission),
 }
@@ -188,8 +211,7 @@ impl Dispatch {
                 })
             })
             .collect();
-        // Every entry holds a hand, so the channel can never hold more than there are hands (and the bulk ones).
-        let (entries, inbox) = mpsc::channel(settings.concurrency + 64);
+        let (entries, inbox) = mpsc::channel(recorder::BATCH);
         let recorder = Recorder {
             outbox: outbox.clone(),
             worker: settings.worker.as_str().into(),
@@ -220,6 +242,11 @@ impl Dispatch {
             "upkeep",
             upkeep::run(Arc::clone(&dispatch)),
         ));
+        loops.spawn(watched(
+            broken.clone(),
+            "probing",
+            upkeep::probe(Arc::clone(&dispatch)),
+        ));
         loops.close();
         let recording = TaskTracker::new();
         recording.spawn(watched(broken, "recording", recorder.run(inbox)));
@@ -231,10 +258,11 @@ impl Dispatch {
         }
     }
 
-    /// Claims single messages as hands become free. Never more than there are free hands: nothing waits here that another
-    /// worker could be sending.
+    /// Claims single messages as hands become free. Never more than there are hands free by the time they are here: nothing
+    /// waits in this process that another worker could be sending.
     async fn claim_singles(self: Arc<Self>, lane: Arc<Lane>) {
         let mut poll = Poll::new(self.settings.poll_interval);
+        let mut last_found = Instant::now();
         while let Some(free) = self.unless_stopping(lane.pace.free_hands()).await {
             let slots = self.slots(&lane);
             let hands = if slots.per_second == 0 {
@@ -250,17 +278,22 @@ impl Dispatch {
             let pause = match claimed {
                 Ok(claims) => {
                     self.outage.over();
+                    lane.pace.claim_took();
                     let found = claims.len();
                     for claim in claims {
                         lane.follow(claim.received - claim.asked);
-                        self.carry(&lane, claim, lane.pace.take());
+                        self.carry(&lane, claim, &lane.pace);
                     }
                     if found > 0 {
                         poll.found();
+                        last_found = Instant::now();
                     }
                     // A full harvest means that there is probably more.
                     if found == hands {
                         Duration::ZERO
+                    } else if slots.per_second > 0 && last_found.elapsed() < SLOTS_RETURN {
+                        // Nothing may have come because no slot was free; the next one is a few milliseconds away.
+                        poll.pause(chance()).min(Duration::from_millis(20))
                     } else {
                         poll.pause(chance())
                     }
@@ -294,7 +327,7 @@ impl Dispatch {
             {
                 Ok(Some(claim)) => {
                     self.outage.over();
-                    self.carry(&lane, claim, lane.bulk_pace.take());
+                    self.carry(&lane, claim, &lane.bulk_pace);
                     poll.found();
                     Duration::ZERO
                 }
@@ -316,15 +349,23 @@ impl Dispatch {
     }
 
     /// Carries one claim to its record, in a task of its own.
-    fn carry(self: &Arc<Self>, lane: &Arc<Lane>, claim: Claim, hand: Hand) {
-        let this = Arc::clone(self);
-        let lane = Arc::clone(lane);
-        let span = match &claim.traceparent {
+    fn carry(self: &Arc<Self>, lane: &Arc<Lane>, claim: Claim, pace: &Arc<Pace>) {
+        let (hand, unrecorded) = pace.take();
+        let (this, lane, pace) = (Arc::clone(self), Arc::clone(lane), Arc::clone(pace));
+        let span = match claim
+            .traceparent
+            .as_deref()
+            .filter(|text| is_traceparent(text))
+        {
             Some(traceparent) => tracing::info_span!("send", traceparent),
             None => tracing::Span::none(),
         };
         let job = async move {
-            let entry = this.deliver(&lane, claim, hand).await;
+            let delivered = this.deliver(&lane, &pace, &claim).await;
+            // The request is over: its hand is free while the outcome waits to be written down. Not if it is to pause the
+            // account: nothing more may be claimed until everyone knows of it.
+            let hand = delivered.decision.pause.is_some().then_some(hand);
+            let entry = this.entry(&lane, claim, delivered, hand, unrecorded);
             // Fails only when the recorder has died, which is noticed where it is watched.
             this.entries.send(entry).await.ok();
         };
@@ -336,65 +377,69 @@ impl Dispatch {
     }
 
     /// Everything between a claim and its record.
-    async fn deliver(&self, lane: &Lane, claim: Claim, hand: Hand) -> Entry {
-        let letter = match Letter::read(&lane.account, &claim, self.settings.foreign) {
+    async fn deliver(&self, lane: &Lane, pace: &Pace, claim: &Claim) -> Delivered {
+        let letter = match Letter::read(&lane.account, claim, self.settings.foreign) {
             Ok(letter) => letter,
-            Err(unreadable) => {
-                let Unreadable { trouble, rejected } = unreadable;
+            Err(Unreadable { trouble, rejected }) => {
                 let content = Content::of(&lane.account, [], &claim.body);
-                let settlement = Settlement::Failed(trouble);
-                return self.entry(lane, claim, hand, None, content, rejected, settlement, None);
+                return Delivered {
+                    decision: Settlement::Failed(trouble).into(),
+                    evidence: None,
+                    content,
+                    rejected,
+                    turn: None,
+                };
             }
         };
-        let Some(turn) = self.unless_stopping(self.twins.turn(letter.content)).await else {
-            let back = Settlement::GiveBack {
-                trouble: None,
-                pause: None,
-            };
-            return self.entry(
-                lane,
-                claim,
-                hand,
-                None,
-                letter.content,
-                letter.rejected,
-                back,
-                None,
-            );
-        };
-        let (settlement, evidence) = match self.gate(lane, &claim, &letter).await {
-            Ok(permit) => self.send(lane, &claim, &letter, permit).await,
-            Err(held) => (held.settlement(), None),
+        // Not for long: whoever waits here keeps others from being claimed.
+        let turn = tokio::time::timeout(TWIN_PATIENCE, self.twins.turn(letter.content));
+        let ((decision, evidence), turn) = match self.unless_stopping(turn).await {
+            Some(Ok(turn)) => (self.pass(lane, pace, claim, &letter).await, Some(turn)),
+            Some(Err(_)) => ((Held::Twin.settlement().into(), None), None),
+            None => ((Held::Stopping.settlement().into(), None), None),
         };
         let Letter {
             content, rejected, ..
         } = letter;
-        self.entry(
-            lane,
-            claim,
-            hand,
-            Some(turn),
+        Delivered {
+            decision,
+            evidence,
             content,
             rejected,
-            settlement,
-            evidence,
-        )
+            turn,
+        }
+    }
+
+    /// Through the gate, if it opens.
+    async fn pass(
+        &self,
+        lane: &Lane,
+        pace: &Pace,
+        claim: &Claim,
+        letter: &Letter,
+    ) -> (Decision, Option<Evidence>) {
+        let Some(_under_way) = self.unless_stopping(pace.request()).await else {
+            return (Held::Stopping.settlement().into(), None);
+        };
+        match self.gate(lane, claim, letter).await {
+            Ok(permit) => self.send(lane, claim, letter, permit).await,
+            Err(held) => (held.settlement().into(), None),
+        }
     }
 
     /// Waits for the slot that the claim reserved, and asks once more whether it may still be sent, by a clock that cannot
     /// be set.
     async fn gate(&self, lane: &Lane, claim: &Claim, letter: &Letter) -> Result<Permit, Held> {
-        let unlimited = self.settings.rate_per_second == 0 || claim.bulk;
-        let mut slot = Some(Slot {
+        let mut slot = claim.slack.map(|slack| Slot {
             asked: claim.asked,
             received: claim.received,
-            wait_us: claim.wait_us,
-            slack: claim.slack,
+            wait_us: claim.wait_us.into(),
+            slack,
         });
-        let mut pause = Duration::ZERO;
+        let limited = slot.is_some();
         loop {
-            if !unlimited {
-                let opens = slot.map_or_else(|| Instant::now() + pause, Slot::surely_begun);
+            if let Some(slot) = &slot {
+                let opens = shifted(slot.received, slot.wait_us.max(0));
                 if self
                     .unless_stopping(tokio::time::sleep_until(opens.into()))
                     .await
@@ -410,32 +455,43 @@ impl Dispatch {
                 Admission::Send => {}
                 refused => return Err(Held::Refused(refused)),
             }
-            if unlimited || slot.is_some_and(Slot::is_open) {
+            if !limited
+                || slot
+                    .as_ref()
+                    .is_some_and(|slot| slot.still_open(Instant::now()))
+            {
                 return Ok(Permit(()));
             }
             // Forfeited: leaving now could meet another's slot in one second.
-            let slots = self.slots(lane);
-            let asked = Instant::now();
-            let reserved = self
-                .outbox
-                .reserve_slot(&lane.account, slots, letter.recipients.len(), claim.urgent)
-                .await;
-            let received = Instant::now();
-            (slot, pause) = match reserved {
-                Ok(reserved) => {
-                    self.outage.over();
-                    lane.follow(received - asked);
-                    let slot = reserved.map(|wait_us| Slot {
-                        asked,
-                        received,
-                        wait_us,
-                        slack: slots.slack,
-                    });
-                    (slot, Duration::from_millis(20))
-                }
-                Err(error) => (None, self.outage.failed(&error)),
-            };
+            slot = self.another_slot(lane, claim, letter).await;
         }
+    }
+
+    /// Reserves anew. `None`: not now, and the caller asks again.
+    async fn another_slot(&self, lane: &Lane, claim: &Claim, letter: &Letter) -> Option<Slot> {
+        let slots = self.slots(lane);
+        let asked = Instant::now();
+        let pause = match self
+            .outbox
+            .reserve_slot(&lane.account, slots, letter.recipients.len(), claim.urgent)
+            .await
+        {
+            Ok(Some(us)) => {
+                self.outage.over();
+                let received = Instant::now();
+                lane.follow(received - asked);
+                return Some(Slot {
+                    asked,
+                    received,
+                    wait_us: us.into(),
+                    slack: slots.slack,
+                });
+            }
+            Ok(None) => Duration::from_millis(20),
+            Err(error) => self.outage.failed(&error),
+        };
+        self.unless_stopping(tokio::time::sleep(pause)).await;
+        None
     }
 
     /// Makes the one request, and decides what follows from its answer.
@@ -445,16 +501,17 @@ impl Dispatch {
         claim: &Claim,
         letter: &Letter,
         Permit(()): Permit,
-    ) -> (Settlement, Option<Evidence>) {
+    ) -> (Decision, Option<Evidence>) {
         let order = Order {
             sender: &claim.sender,
             recipients: &letter.recipients,
             body: &claim.body,
             iys: letter.iys,
             send_at: claim.provider_send_at.and_then(Result::ok),
+            not_after: claim.expires_in.map(|left| claim.asked + left),
         };
         let outcome = self.provider.send(&lane.credentials, &order).await;
-        if let Verdict::Blocked { .. } = outcome.verdict {
+        if let Verdict::Blocked { .. } | Verdict::Throttled { .. } = outcome.verdict {
             lane.pace.slow_down();
         } else if outcome.progress == Progress::Answered {
             lane.pace.went_well();
@@ -471,31 +528,31 @@ impl Dispatch {
             },
             other => other,
         };
-        let settlement = self.settings.policy.decide(&situation(claim), verdict);
+        let decision = self.settings.policy.decide(&situation(claim), verdict);
         let evidence = Evidence {
             progress: outcome.progress,
             http_status: outcome.http_status,
             code: outcome.code,
             duration: outcome.duration,
         };
-        (settlement, Some(evidence))
+        (decision, Some(evidence))
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of one entry, put together in one place"
-    )]
     fn entry(
         &self,
         lane: &Lane,
         claim: Claim,
-        hand: Hand,
-        turn: Option<Turn>,
-        content: Content,
-        rejected: Vec<String>,
-        settlement: Settlement,
-        evidence: Option<Evidence>,
+        delivered: Delivered,
+        hand: Option<Hand>,
+        unrecorded: Unrecorded,
     ) -> Entry {
+        let Delivered {
+            decision: Decision { settlement, pause },
+            evidence,
+            content,
+            rejected,
+            turn,
+        } = delivered;
         let record = Record {
             job: claim.id,
             token: claim.token,
@@ -512,8 +569,10 @@ impl Dispatch {
             account: Arc::clone(&lane.account),
             sender: claim.sender,
             record,
-            hand: Some(hand),
+            pause,
             turn,
+            hand,
+            unrecorded,
         }
     }
 
@@ -615,25 +674,16 @@ impl Letter {
     }
 }
 
-impl Slot {
-    fn surely_begun(self) -> Instant {
-        shifted(self.received, i64::from(self.wait_us.max(0)))
-    }
-
-    /// Whether it can still be used, however late it began.
-    fn is_open(self) -> bool {
-        Instant::now() <= shifted(self.asked, i64::from(self.wait_us)) + self.slack
-    }
-}
-
 impl Held {
     fn settlement(self) -> Settlement {
-        let back = Settlement::GiveBack {
+        let back = |delay| Settlement::GiveBack {
+            delay,
             trouble: None,
-            pause: None,
         };
         match self {
-            Self::Stopping | Self::Refused(Admission::LeaseTooShort | Admission::Send) => back,
+            Self::Stopping | Self::Refused(Admission::Send) => back(Duration::ZERO),
+            // Not at once again: a lease that hardly outlasts a request would be claimed and given back in circles.
+            Self::Twin | Self::Refused(Admission::LeaseTooShort) => back(Duration::from_secs(1)),
             Self::Refused(Admission::Expired) => Settlement::Expired,
             Self::Refused(Admission::DoubtTooOld) => Settlement::Uncertain(Trouble::new(
                 ErrorClass::Timeout,
@@ -651,6 +701,7 @@ fn situation(claim: &Claim) -> Situation {
         job: claim.id,
         attempt: u32::try_from(claim.attempt).unwrap_or(0),
         max_attempts: u32::try_from(claim.max_attempts).unwrap_or(0),
+        given_back: u32::try_from(claim.token - i32::from(claim.attempt)).unwrap_or(0),
         since_claim,
         doubt_age: claim.doubt_age.map(|age| age + since_claim),
         expires_in: claim

@@ -383,16 +383,33 @@ pub enum Settlement {
         trouble: Trouble,
         /// Whether this request may have been taken. Starts the guard window if no earlier one has.
         doubt: bool,
-        /// Who else is to wait.
-        pause: Option<Pause>,
     },
-    /// Back to the queue as it was, the attempt returned.
+    /// Back to the queue, the attempt returned.
     GiveBack {
+        /// How long to wait. Zero: it is due when it was.
+        delay: Duration,
         /// Why, where there is something to tell.
         trouble: Option<Trouble>,
-        /// Who else is to wait.
-        pause: Option<Pause>,
     },
+}
+
+impl From<Settlement> for Decision {
+    /// Nobody else is to wait.
+    fn from(settlement: Settlement) -> Self {
+        Self {
+            settlement,
+            pause: None,
+        }
+    }
+}
+
+/// What follows from a verdict: for the job, and for everyone who shares its trouble.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What is to be recorded about the job.
+    pub settlement: Settlement,
+    /// Who else is to wait.
+    pub pause: Option<Pause>,
 }
 
 /// The settings that decisions rest on.
@@ -419,6 +436,8 @@ pub struct Situation {
     pub attempt: u32,
     /// How many attempts the producer allows.
     pub max_attempts: u32,
+    /// How many claims before this one were given back, whatever the reason.
+    pub given_back: u32,
     /// How long ago this attempt was claimed. An upper bound: measured from before the claim was asked for.
     pub since_claim: Duration,
     /// How long ago the first attempt was claimed that may have been taken and was never answered; `None` if none was.
@@ -464,7 +483,32 @@ impl Policy {
 
     /// What follows from `verdict`.
     #[must_use]
-    pub fn decide(&self, situation: &Situation, verdict: Verdict) -> Settlement {
+    pub fn decide(&self, situation: &Situation, verdict: Verdict) -> Decision {
+        let pause = match &verdict {
+            Verdict::Blocked { scope, .. } => Some(Pause {
+                scope: *scope,
+                lasts: None,
+            }),
+            Verdict::Throttled { retry_after, .. } => {
+                let lasts = Some(self.throttle(situation, *retry_after));
+                Some(Pause {
+                    scope: PauseScope::Account,
+                    lasts,
+                })
+            }
+            Verdict::Accepted(_)
+            | Verdict::Duplicate
+            | Verdict::Refused(_)
+            | Verdict::NotSent(_)
+            | Verdict::Unclear { .. } => None,
+        };
+        Decision {
+            settlement: self.settle(situation, verdict),
+            pause,
+        }
+    }
+
+    fn settle(&self, situation: &Situation, verdict: Verdict) -> Settlement {
         match verdict {
             Verdict::Accepted(order_id) => Settlement::Sent {
                 order_id,
@@ -475,46 +519,30 @@ impl Policy {
                 duplicate: true,
             },
             Verdict::Refused(trouble) => Settlement::Failed(trouble),
-            Verdict::Blocked { scope, trouble } => Settlement::GiveBack {
+            // The job steps aside for a while, longer each time: if it alone is what the provider (or a firewall before it)
+            // objects to, the others must be able to go first when the pause ends.
+            Verdict::Blocked { trouble, .. } => Settlement::GiveBack {
+                delay: self.backoff.ceiling(situation.given_back.saturating_add(1)),
                 trouble: Some(trouble),
-                pause: Some(Pause { scope, lasts: None }),
             },
             Verdict::Throttled {
                 trouble,
                 retry_after,
             } => {
-                let lasts = self.throttle(situation, retry_after);
-                let pause = Some(Pause {
-                    scope: PauseScope::Account,
-                    lasts: Some(lasts),
-                });
-                self.retry(situation, trouble, situation.doubt_age, lasts, pause)
+                let delay = self.throttle(situation, retry_after);
+                self.retry(situation, trouble, situation.doubt_age, delay)
             }
             Verdict::NotSent(trouble) => {
                 let delay = self.backoff.delay(situation.job, situation.attempt);
-                self.retry(situation, trouble, situation.doubt_age, delay, None)
+                self.retry(situation, trouble, situation.doubt_age, delay)
             }
             Verdict::Unclear { trouble, answered } => {
-                let doubt_age = Some(situation.doubt_age.unwrap_or(situation.since_claim));
                 let delay = if answered {
                     self.backoff.delay(situation.job, situation.attempt)
                 } else {
-                    self.settle(situation)
+                    self.rest(situation)
                 };
-                match self.retry(situation, trouble, doubt_age, delay, None) {
-                    Settlement::Retry {
-                        delay,
-                        trouble,
-                        pause,
-                        ..
-                    } => Settlement::Retry {
-                        delay,
-                        trouble,
-                        doubt: true,
-                        pause,
-                    },
-                    other => other,
-                }
+                self.doubt(situation, trouble, delay)
             }
         }
     }
@@ -528,23 +556,9 @@ impl Policy {
             ErrorClass::Timeout,
             "The worker that had claimed this job never reported back; its request may have been accepted.",
         );
-        let doubt_age = Some(situation.doubt_age.unwrap_or(situation.since_claim));
         // The lease outlasts the request's timeout, so the settle delay counts from the claim and has mostly passed.
         let delay = self.settle_delay.saturating_sub(situation.since_claim);
-        match self.retry(situation, trouble, doubt_age, delay, None) {
-            Settlement::Retry {
-                delay,
-                trouble,
-                pause,
-                ..
-            } => Settlement::Retry {
-                delay,
-                trouble,
-                doubt: true,
-                pause,
-            },
-            other => other,
-        }
+        self.doubt(situation, trouble, delay)
     }
 
     /// Whether a request that is started `age` after the first doubtful claim still meets the provider's guard, even if
@@ -554,6 +568,19 @@ impl Policy {
         age + self.request_timeout < self.guard_window
     }
 
+    /// Another try after a request that may have been taken. The guard window counts from the first of them.
+    fn doubt(&self, situation: &Situation, trouble: Trouble, delay: Duration) -> Settlement {
+        let age = situation.doubt_age.unwrap_or(situation.since_claim);
+        match self.retry(situation, trouble, Some(age), delay) {
+            Settlement::Retry { delay, trouble, .. } => Settlement::Retry {
+                delay,
+                trouble,
+                doubt: true,
+            },
+            other => other,
+        }
+    }
+
     /// Another try after `delay`, unless attempts are used up or a doubt forbids it.
     fn retry(
         &self,
@@ -561,7 +588,6 @@ impl Policy {
         trouble: Trouble,
         doubt_age: Option<Duration>,
         delay: Duration,
-        pause: Option<Pause>,
     ) -> Settlement {
         let used_up = situation.attempt >= situation.max_attempts;
         let Some(age) = doubt_age else {
@@ -572,7 +598,6 @@ impl Policy {
                     delay,
                     trouble,
                     doubt: false,
-                    pause,
                 }
             };
         };
@@ -591,7 +616,6 @@ impl Policy {
                 delay,
                 trouble,
                 doubt: false,
-                pause,
             }
         } else {
             Settlement::Uncertain(trouble)
@@ -600,7 +624,7 @@ impl Policy {
 
     /// How long a lost answer rests: the settle delay, doubling up to a minute, plus up to a quarter so that a batch that
     /// was lost together does not come back together.
-    fn settle(&self, situation: &Situation) -> Duration {
+    fn rest(&self, situation: &Situation) -> Duration {
         let longest = self.settle_delay.max(Duration::from_secs(60));
         let spacing = Backoff {
             base: self.settle_delay,
@@ -647,6 +671,7 @@ mod tests {
         job: Uuid::from_u128(7),
         attempt: 1,
         max_attempts: 15,
+        given_back: 0,
         since_claim: Duration::from_millis(100),
         doubt_age: None,
         expires_in: None,
@@ -693,9 +718,9 @@ mod tests {
         ]
     }
 
-    /// A settlement without its sentences and exact delays.
-    fn shape(settlement: &Settlement) -> &'static str {
-        match settlement {
+    /// A decision without its sentences and exact delays.
+    fn shape(decision: &Decision) -> String {
+        let job = match &decision.settlement {
             Settlement::Sent {
                 duplicate: false, ..
             } => "sent",
@@ -705,20 +730,16 @@ mod tests {
             Settlement::Failed(_) => "failed",
             Settlement::Expired => "expired",
             Settlement::Uncertain(_) => "uncertain",
-            Settlement::Retry {
-                doubt: false,
-                pause: None,
-                ..
-            } => "retry",
-            Settlement::Retry {
-                doubt: true,
-                pause: None,
-                ..
-            } => "repeat",
-            Settlement::Retry { pause: Some(_), .. } => "retry, all wait",
-            Settlement::GiveBack { pause: None, .. } => "back",
-            Settlement::GiveBack { pause: Some(_), .. } => "back, all wait",
-        }
+            Settlement::Retry { doubt: false, .. } => "retry",
+            Settlement::Retry { doubt: true, .. } => "repeat",
+            Settlement::GiveBack { .. } => "back",
+        };
+        let others = if decision.pause.is_some() {
+            ", all wait"
+        } else {
+            ""
+        };
+        format!("{job}{others}")
     }
 
     #[test]
@@ -755,17 +776,17 @@ mod tests {
             [
                 "retry, all wait",
                 "retry, all wait",
-                "uncertain",
-                "failed",
-                "uncertain",
+                "uncertain, all wait",
+                "failed, all wait",
+                "uncertain, all wait",
             ],
             // Asked to wait for an hour, an older doubt does not: it has to be settled while the guard stands.
             [
                 "retry, all wait",
                 "retry, all wait",
-                "uncertain",
-                "failed",
-                "uncertain",
+                "uncertain, all wait",
+                "failed, all wait",
+                "uncertain, all wait",
             ],
             ["retry", "retry", "uncertain", "failed", "uncertain"],
             ["repeat", "repeat", "uncertain", "uncertain", "uncertain"],
@@ -791,7 +812,10 @@ mod tests {
     #[test]
     fn how_long_each_retry_waits() {
         let delay = |situation: &Situation, verdict| match POLICY.decide(situation, verdict) {
-            Settlement::Retry { delay, pause, .. } => (delay, pause.and_then(|pause| pause.lasts)),
+            Decision {
+                settlement: Settlement::Retry { delay, .. },
+                pause,
+            } => (delay, pause.and_then(|pause| pause.lasts)),
             other => panic!("{other:?}"),
         };
         let throttled = |retry_after| Verdict::Throttled {
@@ -865,12 +889,9 @@ mod tests {
             })
         };
         match found(60, 1, None) {
-            Settlement::Retry {
-                delay,
-                doubt,
-                pause,
-                ..
-            } => assert_eq!((delay, doubt, pause), (Duration::ZERO, true, None)),
+            Settlement::Retry { delay, doubt, .. } => {
+                assert_eq!((delay, doubt), (Duration::ZERO, true))
+            }
             other => panic!("{other:?}"),
         }
         match found(5, 1, None) {
@@ -879,13 +900,13 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(
-            shape(&found(450, 1, None)),
+            shape(&found(450, 1, None).into()),
             "uncertain",
             "nobody looked for too long"
         );
-        assert_eq!(shape(&found(60, 1, Some(s(450)))), "uncertain");
+        assert_eq!(shape(&found(60, 1, Some(s(450))).into()), "uncertain");
         assert_eq!(
-            shape(&found(60, 15, None)),
+            shape(&found(60, 15, None).into()),
             "uncertain",
             "attempts are used up"
         );
@@ -972,7 +993,12 @@ mod tests {
                     ..*situation
                 };
                 for verdict in verdicts() {
-                    settle("answer", row, &POLICY.decide(&now, verdict), true);
+                    settle(
+                        "answer",
+                        row,
+                        &POLICY.decide(&now, verdict).settlement,
+                        true,
+                    );
                 }
                 settle("rescue", row, &POLICY.rescue(&now), true);
                 // Its `expires_at` came while it waited for its turn.
@@ -985,7 +1011,7 @@ mod tests {
                     Admission::DoubtTooOld => Settlement::Uncertain(trouble()),
                     Admission::LeaseTooShort => Settlement::GiveBack {
                         trouble: None,
-                        pause: None,
+                        delay: Duration::ZERO,
                     },
                     Admission::Send => panic!("sent after it had expired: {over:?}"),
                 };
@@ -1075,6 +1101,7 @@ mod tests {
                 job: Uuid::from_u128(job),
                 attempt,
                 max_attempts,
+                given_back: 0,
                 since_claim,
                 // A doubt is older than the claim that came after it.
                 doubt_age: doubt_age.map(|age| age + since_claim),
@@ -1090,7 +1117,7 @@ mod tests {
         ) {
             let refused = matches!(verdict, Verdict::Refused(_));
             let unclear = matches!(verdict, Verdict::Unclear { .. });
-            for settlement in [POLICY.decide(&situation, verdict), POLICY.rescue(&situation)] {
+            for settlement in [POLICY.decide(&situation, verdict).settlement, POLICY.rescue(&situation)] {
                 let doubt = match &settlement {
                     Settlement::Retry { doubt: true, .. } => Some(situation.doubt_age.unwrap_or(situation.since_claim)),
                     _ => situation.doubt_age,

@@ -699,7 +699,7 @@ impl fmt::Debug for NewMessage {
 }
 
 /// Version 00 of the W3C recommendation: `00-`, 32 and 16 and 2 lower-case hexadecimal digits, neither id all zeros.
-fn is_traceparent(text: &str) -> bool {
+pub(crate) fn is_traceparent(text: &str) -> bool {
     let is_hex = |part: &str, length: usize| {
         part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     };

@@ -88,6 +88,28 @@ impl OutboxError {
         matches!(self, Self::Deadline { .. } | Self::Unreachable { .. })
     }
 
+    /// Whether the data that was written is at fault, so that the same call can never succeed. Everything else (a full disk,
+    /// a missing privilege, a server that restarts) may be put right while the caller waits.
+    #[must_use]
+    pub fn blames_the_row(&self) -> bool {
+        match self {
+            Self::Deadline { .. } | Self::Unreachable { .. } => false,
+            Self::Unreadable { .. } => true,
+            Self::Refused { source, .. } => match source {
+                // Data exceptions, broken constraints, and what somebody's trigger raises about a row.
+                sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+                    ["22", "23", "P0"]
+                        .iter()
+                        .any(|class| code.starts_with(class))
+                }),
+                sqlx::Error::Encode(_)
+                | sqlx::Error::Decode(_)
+                | sqlx::Error::ColumnDecode { .. } => true,
+                _ => false,
+            },
+        }
+    }
+
     fn from_sqlx(doing: &'static str, source: sqlx::Error) -> Self {
         let lost = match &source {
             sqlx::Error::Database(error) => error.code().is_some_and(|code| {

@@ -115,6 +115,8 @@ pub struct Order<'a> {
     pub iys: Iys,
     /// When the provider is to send it; `None`: at once.
     pub send_at: Option<DateTime<Utc>>,
+    /// The moment from which it must not leave any more, however long connecting takes; `None`: no such moment.
+    pub not_after: Option<Instant>,
 }
 
 /// Neither text nor numbers.
@@ -275,7 +277,9 @@ impl Provider {
         };
         // Escapes and credentials aside, this is what it takes: sixteen bytes a number.
         let expected_len = 512 + order.body.len() + 16 * order.recipients.len();
-        let exchange = self.post(wire::SEND_SMS, request, expected_len).await;
+        let exchange = self
+            .post(wire::SEND_SMS, request, expected_len, order.not_after)
+            .await;
         let duration = exchange.duration;
         match exchange.result {
             Ok(reply) => {
@@ -349,7 +353,7 @@ impl Provider {
         let request = wire::AccountQuery {
             authentication: credentials.wire(),
         };
-        let exchange = self.post(path, request, 256).await;
+        let exchange = self.post(path, request, 256, None).await;
         let reply = exchange.result.map_err(|lost| ProbeError {
             trouble: lost.trouble,
             http_status: None,
@@ -379,13 +383,19 @@ impl Provider {
     }
 
     /// Exactly one POST.
-    async fn post<T: Serialize>(&self, path: &str, request: T, expected_len: usize) -> Exchange {
+    async fn post<T: Serialize>(
+        &self,
+        path: &str,
+        request: T,
+        expected_len: usize,
+        not_after: Option<Instant>,
+    ) -> Exchange {
         let mut json = Vec::with_capacity(expected_len);
         serde_json::to_writer(&mut json, &wire::Envelope { request })
             .expect("structs of texts always become JSON, and a Vec takes every byte");
         let mut url = self.base.clone();
         url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
-        let (handover, body) = Handover::of(Bytes::from(json));
+        let (handover, body) = Handover::of(Bytes::from(json), not_after);
 
         let start = Instant::now();
         let answered = self

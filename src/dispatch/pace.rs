@@ -1,16 +1,24 @@
-//! How many requests of one account this worker may have under way, and how soon it looks for more.
+//! How many requests of one account this worker may have under way, how many jobs it claims for them, and how soon it looks
+//! for more.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Requests under way when a worker starts and knows nothing about the account yet.
 const FIRST_WINDOW: usize = 8;
+/// The most jobs that are claimed ahead of free hands, and the most that may wait for their record.
+const MOST_AHEAD: usize = 1_000;
+const MOST_UNRECORDED: usize = 4_000;
 
-/// The hands of one account: how many requests may be under way.
+/// The hands of one account.
+///
+/// Three things are counted, because each is bounded for a reason of its own: requests under way (the operator's wish), jobs
+/// claimed for them (what is claimed here cannot be sent by anyone else), and outcomes not recorded yet (memory, and what
+/// a crash would leave in doubt).
 ///
 /// The window grows with every answer that shows the account in order, and falls to one when it is not: after a pause a
 /// single message goes ahead, and the others follow only if it got through. So an account that refuses everything costs
@@ -19,61 +27,100 @@ const FIRST_WINDOW: usize = 8;
 pub(super) struct Pace {
     state: Mutex<State>,
     changed: Notify,
+    requests: Arc<Semaphore>,
     hands: usize,
 }
 
 #[derive(Debug)]
 struct State {
     window: usize,
-    under_way: usize,
+    /// Claimed, and its request not at an end.
+    claimed: usize,
+    /// Claimed, and not on record.
+    unrecorded: usize,
+    /// Requests that came to an end since the last claim was asked for.
+    finished: usize,
+    /// How many hands will become free while the next claim is under way: as many as did during the last one. Claiming
+    /// for them too keeps the hands busy, and claims nothing that would have to wait.
+    ahead: usize,
 }
 
 impl State {
-    const fn free(&self) -> usize {
-        self.window.saturating_sub(self.under_way)
+    const fn free(&self, hands: usize) -> usize {
+        let ahead = if self.window == hands { self.ahead } else { 0 };
+        let free = (self.window + ahead).saturating_sub(self.claimed);
+        let recordable = MOST_UNRECORDED.saturating_sub(self.unrecorded);
+        if free < recordable { free } else { recordable }
     }
 }
 
-/// One free hand. Held from the claim until its outcome is recorded, so that a worker never claims more than it can
-/// record either; given back when dropped.
+/// A place for one claimed job, from its claim to the end of its request. Given back when dropped.
 #[derive(Debug)]
 pub(super) struct Hand(Arc<Pace>);
+
+/// A claimed job that is not on record yet. Given back when dropped.
+#[derive(Debug)]
+pub(super) struct Unrecorded(Arc<Pace>);
 
 impl Pace {
     pub(super) fn new(hands: usize) -> Arc<Self> {
         let hands = hands.max(1);
+        let window = hands.min(FIRST_WINDOW);
         let state = State {
-            window: hands.min(FIRST_WINDOW),
-            under_way: 0,
+            window,
+            claimed: 0,
+            unrecorded: 0,
+            finished: 0,
+            ahead: 0,
         };
         Arc::new(Self {
             state: Mutex::new(state),
             changed: Notify::new(),
+            requests: Arc::new(Semaphore::new(hands)),
             hands,
         })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing below can panic while it holds the lock, and two counters cannot be half-written anyway.
+        // Nothing below can panic while it holds the lock, and counters cannot be half-written anyway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until at least one hand is free; says how many are.
+    /// Waits until at least one job can be claimed; says how many. The claim is taken to be under way from here on.
     pub(super) async fn free_hands(&self) -> usize {
         loop {
             let changed = self.changed.notified();
-            let free = self.state().free();
-            if free > 0 {
-                return free;
+            {
+                let mut state = self.state();
+                let free = state.free(self.hands);
+                if free > 0 {
+                    state.finished = 0;
+                    return free;
+                }
             }
             changed.await;
         }
     }
 
-    /// Takes a hand. Claims were limited to the free ones, so there is one.
-    pub(super) fn take(self: &Arc<Self>) -> Hand {
-        self.state().under_way += 1;
-        Hand(Arc::clone(self))
+    /// A claim has come back.
+    pub(super) fn claim_took(&self) {
+        let mut state = self.state();
+        state.ahead = state.finished.min(MOST_AHEAD);
+    }
+
+    /// Takes a place for a job that was claimed.
+    pub(super) fn take(self: &Arc<Self>) -> (Hand, Unrecorded) {
+        let mut state = self.state();
+        state.claimed += 1;
+        state.unrecorded += 1;
+        drop(state);
+        (Hand(Arc::clone(self)), Unrecorded(Arc::clone(self)))
+    }
+
+    /// Waits until a request may start. First come, first served: claims come in the order of their urgency.
+    pub(super) async fn request(&self) -> Option<OwnedSemaphorePermit> {
+        // `None` if the semaphore were closed, which nobody does.
+        Arc::clone(&self.requests).acquire_owned().await.ok()
     }
 
     /// The account answered in order.
@@ -93,7 +140,7 @@ impl Pace {
     /// it. While the account is paused nothing is under way, and the window stays as it is.
     pub(super) fn relax(&self) {
         let mut state = self.state();
-        if state.under_way >= state.window {
+        if state.claimed >= state.window {
             state.window = (state.window * 2).min(self.hands);
         }
         drop(state);
@@ -103,8 +150,23 @@ impl Pace {
 
 impl Drop for Hand {
     fn drop(&mut self) {
-        self.0.state().under_way -= 1;
+        let mut state = self.0.state();
+        state.claimed -= 1;
+        state.finished += 1;
+        drop(state);
         self.0.changed.notify_one();
+    }
+}
+
+impl Drop for Unrecorded {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.unrecorded -= 1;
+        let was_full = state.unrecorded + 1 == MOST_UNRECORDED;
+        drop(state);
+        if was_full {
+            self.0.changed.notify_one();
+        }
     }
 }
 
@@ -160,7 +222,7 @@ mod tests {
         let pace = Pace::new(50);
         assert_eq!(pace.free_hands().await, FIRST_WINDOW);
         pace.slow_down();
-        let hand = pace.take();
+        let (hand, _unrecorded) = pace.take();
         assert!(futures_util::FutureExt::now_or_never(pace.free_hands()).is_none());
         pace.went_well();
         assert_eq!(pace.free_hands().await, 1);

@@ -5,15 +5,19 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::{Outage, chain, pace::Hand, twins::Turn};
+use super::{
+    Outage, chain,
+    pace::{Hand, Unrecorded},
+    twins::Turn,
+};
 use crate::{
     lifecycle::{Pause, PauseScope, Settlement},
     message::mask,
-    outbox::{Outbox, OutboxError, PauseOrder, Probing, Record, Recorded},
+    outbox::{Outbox, PauseOrder, Probing, Record, Recorded},
 };
 
 /// The most outcomes that one statement records.
-const BATCH: usize = 1_000;
+pub(super) const BATCH: usize = 1_000;
 
 /// An outcome, with everything that is held until it is on record.
 #[derive(Debug)]
@@ -21,8 +25,11 @@ pub(super) struct Entry {
     pub(super) account: Arc<str>,
     pub(super) sender: String,
     pub(super) record: Record,
-    pub(super) hand: Option<Hand>,
+    /// Who else is to wait.
+    pub(super) pause: Option<Pause>,
     pub(super) turn: Option<Turn>,
+    pub(super) hand: Option<Hand>,
+    pub(super) unrecorded: Unrecorded,
 }
 
 /// The one task that records.
@@ -34,22 +41,46 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Records until every sender is gone. Waits for the database as long as it takes: a lease that ends meanwhile makes
-    /// the record a late one, which is handled there.
+    /// Records until every sender is gone and everything is on record. Waits for the database as long as it takes: a lease
+    /// that ends meanwhile makes the record a late one, which is handled there.
     pub(super) async fn run(self, mut entries: mpsc::Receiver<Entry>) {
+        let mut open = true;
         let mut batch = Vec::with_capacity(BATCH);
-        while entries.recv_many(&mut batch, BATCH).await > 0 {
+        // What could not be written and is tried again, after this long.
+        let mut again: (Vec<Entry>, Duration) = (Vec::new(), Duration::ZERO);
+        while open || !again.0.is_empty() {
+            if again.0.is_empty() {
+                open = entries.recv_many(&mut batch, BATCH).await > 0;
+            } else {
+                let wait = tokio::time::sleep(again.1);
+                tokio::pin!(wait);
+                // What comes in meanwhile joins the next try; it must not be held up by what cannot be written.
+                while open && batch.len() < BATCH {
+                    tokio::select! {
+                        () = &mut wait => break,
+                        received = entries.recv_many(&mut batch, BATCH) => open = received > 0,
+                    }
+                }
+                if !open {
+                    wait.await;
+                }
+            }
             // A pause comes before the jobs go back to the queue, or they would be claimed once more in between.
             for entry in &batch {
                 self.pause(entry).await;
             }
-            self.write(std::mem::take(&mut batch)).await;
+            let mut all = std::mem::take(&mut again.0);
+            all.append(&mut batch);
+            again = self.write(all).await;
         }
     }
 
-    async fn write(&self, batch: Vec<Entry>) {
-        let mut waiting = vec![batch];
-        while let Some(batch) = waiting.pop() {
+    /// Writes down what can be written, and returns the rest with the time to wait before it is tried again.
+    async fn write(&self, batch: Vec<Entry>) -> (Vec<Entry>, Duration) {
+        let mut todo = vec![batch];
+        let mut rest = Vec::new();
+        let mut wait = Duration::ZERO;
+        while let Some(batch) = todo.pop() {
             let (records, held): (Vec<Record>, Vec<Held>) =
                 batch.into_iter().map(Entry::split).unzip();
             match self.outbox.record(&records).await {
@@ -60,41 +91,52 @@ impl Recorder {
                     }
                 }
                 Err(error) if error.is_transient() => {
-                    let wait = self.outage.failed(&error);
-                    waiting.push(join(records, held));
-                    tokio::time::sleep(wait).await;
+                    wait = wait.max(self.outage.failed(&error));
+                    rest.extend(join(records, held));
+                    rest.extend(todo.drain(..).flatten());
                 }
-                Err(error) => self.isolate(&error, join(records, held), &mut waiting),
+                // Refused: one row may be at fault, and the others must not suffer for it.
+                Err(_) if records.len() > 1 => {
+                    let mut first = join(records, held);
+                    let second = first.split_off(first.len() / 2);
+                    todo.push(second);
+                    todo.push(first);
+                }
+                Err(error) if error.blames_the_row() => {
+                    for record in records {
+                        tracing::error!(
+                            job.id = %record.job, attempt = record.attempt, error = %chain(&error),
+                            "an outcome cannot be recorded; the job is taken over as \"may have been sent\" when its \
+                             lease ends"
+                        );
+                    }
+                }
+                // A full disk, a privilege that is missing: what is known must not be thrown away while someone puts it
+                // right.
+                Err(error) => {
+                    wait = wait.max(self.outage.failed(&error));
+                    rest.extend(join(records, held));
+                }
             }
         }
-    }
-
-    /// The database will never take this batch as it stands. One record is at fault: the others must not suffer.
-    fn isolate(&self, error: &OutboxError, mut batch: Vec<Entry>, waiting: &mut Vec<Vec<Entry>>) {
-        if batch.len() > 1 {
-            let second = batch.split_off(batch.len() / 2);
-            waiting.push(second);
-            waiting.push(batch);
-        } else if let Some(entry) = batch.first() {
-            tracing::error!(
-                job.id = %entry.record.job, attempt = entry.record.attempt, error = %chain(error),
-                "an outcome cannot be recorded; the job is taken over as \"may have been sent\" when its lease ends"
-            );
-        }
+        (rest, wait)
     }
 
     async fn pause(&self, entry: &Entry) {
-        let (trouble, Pause { scope, lasts }) = match &entry.record.settlement {
+        let Some(Pause { scope, lasts }) = &entry.pause else {
+            return;
+        };
+        let trouble = match &entry.record.settlement {
             Settlement::GiveBack {
                 trouble: Some(trouble),
-                pause: Some(pause),
-            }
-            | Settlement::Retry {
-                trouble,
-                pause: Some(pause),
                 ..
-            } => (trouble, pause),
-            _ => return,
+            }
+            | Settlement::Retry { trouble, .. }
+            | Settlement::Failed(trouble)
+            | Settlement::Uncertain(trouble) => trouble,
+            Settlement::GiveBack { trouble: None, .. }
+            | Settlement::Sent { .. }
+            | Settlement::Expired => return,
         };
         let order = PauseOrder {
             account: &entry.account,
@@ -116,16 +158,20 @@ impl Recorder {
                     self.outage.over();
                     if let Some(strikes) = begun {
                         let code = trouble.code;
-                        let lasts_ms = lasts.map(|lasts| lasts.as_millis());
+                        let lasts_ms = lasts.map(in_ms);
+                        let end = match lasts {
+                            Some(_) => "until the time is over that the provider asks for",
+                            None => "no attempt is spent, and a probe ends it",
+                        };
                         tracing::warn!(
                             account = %entry.account, scope = scope.as_str(), sender = order.sender,
                             error.class = %trouble.class, error.code = code, strikes, lasts_ms,
-                            reason = %trouble.message, "paused; no attempt is spent"
+                            reason = %trouble.message, "paused; {end}"
                         );
                     }
                     return;
                 }
-                Err(error) if error.is_transient() => {
+                Err(error) if !error.blames_the_row() => {
                     tokio::time::sleep(self.outage.failed(&error)).await;
                 }
                 Err(error) => {
@@ -137,12 +183,14 @@ impl Recorder {
     }
 }
 
-/// What is let go of once the outcome is on record.
+/// What is held until the outcome is on record, and let go of then.
 struct Held {
     account: Arc<str>,
     sender: String,
-    hand: Option<Hand>,
+    pause: Option<Pause>,
     turn: Option<Turn>,
+    hand: Option<Hand>,
+    unrecorded: Unrecorded,
 }
 
 impl Entry {
@@ -151,38 +199,47 @@ impl Entry {
             account,
             sender,
             record,
-            hand,
+            pause,
             turn,
+            hand,
+            unrecorded,
         } = self;
         (
             record,
             Held {
                 account,
                 sender,
-                hand,
+                pause,
                 turn,
+                hand,
+                unrecorded,
             },
         )
+    }
+
+    fn joined((record, held): (Record, Held)) -> Self {
+        let Held {
+            account,
+            sender,
+            pause,
+            turn,
+            hand,
+            unrecorded,
+        } = held;
+        Self {
+            account,
+            sender,
+            record,
+            pause,
+            turn,
+            hand,
+            unrecorded,
+        }
     }
 }
 
 fn join(records: Vec<Record>, held: Vec<Held>) -> Vec<Entry> {
-    let entry = |(
-        record,
-        Held {
-            account,
-            sender,
-            hand,
-            turn,
-        },
-    )| Entry {
-        account,
-        sender,
-        record,
-        hand,
-        turn,
-    };
-    records.into_iter().zip(held).map(entry).collect()
+    records.into_iter().zip(held).map(Entry::joined).collect()
 }
 
 /// One line for each outcome, which makes sense alone.
@@ -237,7 +294,7 @@ fn report(account: &str, record: &Record, recorded: &Recorded) {
         ),
         Settlement::Uncertain(trouble) => tracing::error!(
             job.id = %job, attempt, duration_ms, account, error.class = %trouble.class,
-            reason = %trouble.message, "uncertain: it may have been sent, and is too old to be repeated safely"
+            reason = %trouble.message, "uncertain: it may have been sent, and can no longer be repeated safely"
         ),
         Settlement::Expired => {
             tracing::info!(job.id = %job, attempt, account, "expired before it could be sent");

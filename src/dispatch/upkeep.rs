@@ -12,18 +12,18 @@ use crate::{
 };
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How many jobs one statement may move, so that none holds its locks for long.
+/// How many jobs one statement may move, so that none holds its locks for long; and how many such statements follow each other
+/// in one round.
 const BATCH: usize = 500;
+const BATCHES: usize = 40;
 
 pub(super) async fn run(dispatch: Arc<Dispatch>) {
     loop {
-        let pause = match round(&dispatch).await {
-            Ok(()) => INTERVAL.mul_f64(0.75 + chance() / 2.0),
-            Err(error) => dispatch.outage.failed(&error).max(INTERVAL),
-        };
+        round(&dispatch).await;
         for lane in &dispatch.lanes {
             lane.pace.relax();
         }
+        let pause = INTERVAL.mul_f64(0.75 + chance() / 2.0);
         if dispatch
             .unless_stopping(tokio::time::sleep(pause))
             .await
@@ -34,21 +34,73 @@ pub(super) async fn run(dispatch: Arc<Dispatch>) {
     }
 }
 
-async fn round(dispatch: &Dispatch) -> Result<(), OutboxError> {
-    let outbox = &dispatch.outbox;
-    for (job, status) in outbox.expire(BATCH).await? {
-        tracing::info!(job.id = %job, status, "expired while it waited");
+/// Each part by itself: what goes wrong in one must not keep the others from being done.
+async fn round(dispatch: &Dispatch) {
+    let parts = [
+        expire(dispatch).await,
+        set_stale_doubts_aside(dispatch).await,
+        rescue(dispatch).await,
+        find_twins(dispatch).await,
+        end_elapsed_pauses(dispatch).await,
+        clear_the_way(dispatch).await,
+    ];
+    let mut well = true;
+    for error in parts.into_iter().filter_map(Result::err) {
+        well = false;
+        if error.blames_the_row() {
+            tracing::error!(error = %chain(&error), "a part of the upkeep cannot be done");
+        } else {
+            dispatch.outage.failed(&error);
+        }
     }
+    if well {
+        dispatch.outage.over();
+    }
+}
+
+async fn expire(dispatch: &Dispatch) -> Result<(), OutboxError> {
+    for _ in 0..BATCHES {
+        let expired = dispatch.outbox.expire(BATCH).await?;
+        for (job, status) in &expired {
+            tracing::info!(job.id = %job, status, "expired while it waited");
+        }
+        if expired.len() < BATCH {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn set_stale_doubts_aside(dispatch: &Dispatch) -> Result<(), OutboxError> {
     let policy = &dispatch.settings.policy;
     let guarded = policy.guard_window.saturating_sub(policy.request_timeout);
-    for job in outbox.set_stale_doubts_aside(guarded, BATCH).await? {
-        tracing::error!(
-            job.id = %job,
-            "uncertain: a request was never answered, and it waited too long to be repeated safely"
-        );
+    for _ in 0..BATCHES {
+        let aside = dispatch
+            .outbox
+            .set_stale_doubts_aside(guarded, BATCH)
+            .await?;
+        for job in &aside {
+            tracing::error!(
+                job.id = %job,
+                "uncertain: a request was never answered, and it waited too long to be repeated safely"
+            );
+        }
+        if aside.len() < BATCH {
+            break;
+        }
     }
-    rescue(dispatch).await?;
-    for (account, scope, sender) in outbox.end_elapsed_pauses().await? {
+    Ok(())
+}
+
+async fn find_twins(dispatch: &Dispatch) -> Result<(), OutboxError> {
+    for (job, twin) in dispatch.outbox.find_twins(BATCH).await? {
+        tracing::info!(job.id = %job, duplicate_of = %twin, "its twin has been found");
+    }
+    Ok(())
+}
+
+async fn end_elapsed_pauses(dispatch: &Dispatch) -> Result<(), OutboxError> {
+    for (account, scope, sender) in dispatch.outbox.end_elapsed_pauses().await? {
         tracing::info!(
             account,
             scope,
@@ -56,45 +108,101 @@ async fn round(dispatch: &Dispatch) -> Result<(), OutboxError> {
             "resumed: the pause's time has passed"
         );
     }
-    while let Some(probe) = outbox
-        .due_probe(&dispatch.accounts(), dispatch.settings.probing)
-        .await?
-    {
+    Ok(())
+}
+
+/// Keeps what a pause holds back out of the claims' way, and puts it back when the pause is over.
+async fn clear_the_way(dispatch: &Dispatch) -> Result<(), OutboxError> {
+    for _ in 0..BATCHES {
+        if dispatch.outbox.park(10 * BATCH).await? == 0 {
+            break;
+        }
+    }
+    for _ in 0..BATCHES {
+        if dispatch.outbox.unpark(10 * BATCH).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Asks the provider about paused accounts, when it is time to. Apart from the rest: a provider that does not answer must
+/// hold up nothing else.
+pub(super) async fn probe(dispatch: Arc<Dispatch>) {
+    let accounts = dispatch.accounts();
+    loop {
+        let pause = match dispatch
+            .outbox
+            .due_probe(&accounts, dispatch.settings.probing)
+            .await
+        {
+            Ok(Some(probe)) => {
+                if dispatch
+                    .unless_stopping(ask(&dispatch, &probe))
+                    .await
+                    .is_none()
+                {
+                    return;
+                }
+                continue;
+            }
+            Ok(None) => INTERVAL.mul_f64(0.25 + chance() / 4.0),
+            Err(error) => dispatch.outage.failed(&error),
+        };
         if dispatch
-            .unless_stopping(ask(dispatch, &probe))
+            .unless_stopping(tokio::time::sleep(pause))
             .await
             .is_none()
         {
-            return Ok(());
+            return;
         }
     }
-    dispatch.outage.over();
-    Ok(())
 }
 
 /// Takes over claims whose lease has run out: their requests may have been accepted.
 async fn rescue(dispatch: &Dispatch) -> Result<(), OutboxError> {
-    let abandoned = dispatch.outbox.abandoned(BATCH).await?;
-    if abandoned.is_empty() {
-        return Ok(());
-    }
-    let records: Vec<Record> = abandoned
-        .iter()
-        .map(|claim| take_over(dispatch, claim))
-        .collect();
-    let outcomes = dispatch.outbox.record(&records).await?;
-    for ((claim, record), outcome) in abandoned.iter().zip(&records).zip(outcomes) {
-        if !matches!(outcome, Recorded::Settled { .. }) {
-            continue;
+    for _ in 0..BATCHES {
+        let abandoned = dispatch.outbox.abandoned(BATCH).await?;
+        let records: Vec<Record> = abandoned
+            .iter()
+            .map(|claim| take_over(dispatch, claim))
+            .collect();
+        let outcomes = match dispatch.outbox.record(&records).await {
+            Ok(outcomes) => outcomes,
+            // One of them cannot be recorded; it must not keep the others waiting.
+            Err(error) if error.blames_the_row() => one_by_one(dispatch, &records).await,
+            Err(error) => return Err(error),
+        };
+        for ((claim, record), outcome) in abandoned.iter().zip(&records).zip(outcomes) {
+            if !matches!(outcome, Recorded::Settled { .. }) {
+                continue;
+            }
+            let since_claim_ms = u64::try_from(claim.since_claim.as_millis()).unwrap_or(u64::MAX);
+            let uncertain = matches!(record.settlement, Settlement::Uncertain(_));
+            tracing::warn!(
+                job.id = %claim.id, attempt = claim.attempt, account = %claim.account, worker = %claim.worker,
+                since_claim_ms, uncertain, "taken over: its worker never reported back, and it may have been sent"
+            );
         }
-        let since_claim_ms = u64::try_from(claim.since_claim.as_millis()).unwrap_or(u64::MAX);
-        let uncertain = matches!(record.settlement, Settlement::Uncertain(_));
-        tracing::warn!(
-            job.id = %claim.id, attempt = claim.attempt, account = %claim.account, worker = %claim.worker,
-            since_claim_ms, uncertain, "taken over: its worker never reported back, and it may have been sent"
-        );
+        if abandoned.len() < BATCH {
+            break;
+        }
     }
     Ok(())
+}
+
+async fn one_by_one(dispatch: &Dispatch, records: &[Record]) -> Vec<Recorded> {
+    let mut outcomes = Vec::with_capacity(records.len());
+    for record in records {
+        match dispatch.outbox.record(std::slice::from_ref(record)).await {
+            Ok(mut outcome) => outcomes.push(outcome.pop().unwrap_or(Recorded::Nothing)),
+            Err(error) => {
+                tracing::error!(job.id = %record.job, error = %chain(&error), "an abandoned job cannot be taken over");
+                outcomes.push(Recorded::Nothing);
+            }
+        }
+    }
+    outcomes
 }
 
 fn take_over(dispatch: &Dispatch, claim: &Abandoned) -> Record {
@@ -108,6 +216,7 @@ fn take_over(dispatch: &Dispatch, claim: &Abandoned) -> Record {
         job: claim.id,
         attempt: u32::try_from(claim.attempt).unwrap_or(0),
         max_attempts: u32::try_from(claim.max_attempts).unwrap_or(0),
+        given_back: u32::try_from(claim.token - i32::from(claim.attempt)).unwrap_or(0),
         since_claim: claim.since_claim,
         doubt_age: claim.doubt_age,
         expires_in: claim.expires_in,

@@ -1,7 +1,7 @@
 -- Claims whose lease has run out: the worker died, froze, or could not reach the database. What happens to them is decided by
 -- the lifecycle and recorded under the lost claim's own token, so two rescuers cannot both win.
 --   $1 at most
-SELECT id, token, account, sender, recipients, body, attempt, max_attempts, worker,
+SELECT id, token, account, sender, recipients[:] AS recipients, body, attempt, max_attempts, worker,
        (extract(epoch FROM now() - claimed_at) * 1000)::bigint AS since_claim_ms,
        (extract(epoch FROM now() - ambiguous_since) * 1000)::bigint AS doubt_age_ms,
        (extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms

@@ -69,8 +69,8 @@ pub struct Claim {
     pub expires_in: Option<Duration>,
     /// Microseconds from the claim to the start of the reserved 10 ms; negative if they had begun.
     pub wait_us: i32,
-    /// How late after that moment it may leave: what the window was made long for, whatever the slack has become since.
-    pub slack: Duration,
+    /// Under which slack they were reserved; `None` for what needs no slot.
+    pub slack: Option<Duration>,
     /// Just before the claim was asked for: the latest moment that is surely not after it.
     pub asked: Instant,
     /// When the claim was known here: the earliest moment that is surely not before it.
@@ -109,7 +109,7 @@ struct Row {
 }
 
 impl Row {
-    fn into_claim(self, slack: Duration, asked: Instant, received: Instant) -> Claim {
+    fn into_claim(self, slack: Option<Duration>, asked: Instant, received: Instant) -> Claim {
         Claim {
             id: self.id,
             token: self.token,
@@ -167,9 +167,10 @@ impl Outbox {
             })
             .await?;
         let received = Instant::now();
+        let slack = (slots.per_second > 0).then_some(slots.slack);
         Ok(rows
             .into_iter()
-            .map(|row| row.into_claim(slots.slack, asked, received))
+            .map(|row| row.into_claim(slack, asked, received))
             .collect())
     }
 
@@ -196,8 +197,7 @@ impl Outbox {
             })
             .await;
         match claimed {
-            // It has no slot, and so none to be late for.
-            Ok(row) => Ok(row.map(|row| row.into_claim(Duration::ZERO, asked, Instant::now()))),
+            Ok(row) => Ok(row.map(|row| row.into_claim(None, asked, Instant::now()))),
             // Another worker took the one place a moment earlier: an answer, not a fault.
             Err(OutboxError::Refused {
                 source: sqlx::Error::Database(error),

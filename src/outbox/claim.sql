@@ -4,7 +4,10 @@
 WITH held AS MATERIALIZED (
     SELECT coalesce(bool_or(scope = 'account'), false) AS account,
            coalesce(bool_or(scope = 'iys'), false) AS iys,
-           coalesce(array_agg(sender) FILTER (WHERE scope = 'sender'), '{}') AS senders
+           coalesce(array_agg(sender) FILTER (WHERE scope = 'sender'), '{}') AS senders,
+           -- A claim that a crash could take back would be a request without its marker.
+           CASE WHEN current_setting('synchronous_commit') = 'off'
+                THEN set_config('synchronous_commit', 'on', true) END AS durable
     FROM sms_outbox.pauses
     WHERE account = $1 AND ended_at IS NULL AND (until IS NULL OR until > now())
 ), candidates AS MATERIALIZED (
@@ -18,11 +21,13 @@ WITH held AS MATERIALIZED (
             SELECT id, cardinality(recipients) AS weight, priority = 0 AS urgent
             FROM sms_outbox.jobs
             WHERE account = $1
-              AND status = 'queued' AND NOT bulk
+              AND status = 'queued' AND NOT bulk AND parked IS NULL
               AND priority = lane.priority
               AND due_at <= now()
               AND (expires_at IS NULL OR expires_at > now())
-              AND sender <> ALL ((SELECT senders FROM held)::text[])
+              -- Not `<> ALL`: where most rows have one sender, the planner would expect hardly any to pass, and read and sort
+              -- the whole queue instead of the first entries of its index.
+              AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
               AND NOT (iys AND (SELECT iys FROM held))
             ORDER BY due_at
             LIMIT $2
@@ -32,12 +37,16 @@ WITH held AS MATERIALIZED (
         LIMIT $2
     ) AS due
 ), granted AS MATERIALIZED (
+    SELECT id, place, 0 AS wait_us FROM candidates WHERE $5 <= 0
+    UNION ALL
     SELECT candidates.id, candidates.place, slot.wait_us
     FROM sms_outbox.reserve_slots(
         $1, $5, $6, $7,
         (SELECT array_agg(weight ORDER BY place) FROM candidates),
         (SELECT array_agg(urgent ORDER BY place) FROM candidates)) AS slot
     JOIN candidates USING (place)
+    -- Without a limit, or with nothing to send, the function is not even called.
+    WHERE $5 > 0 AND EXISTS (SELECT FROM candidates)
 ), claimed AS (
     UPDATE sms_outbox.jobs AS job
     SET status = 'sending', attempt = job.attempt + 1, token = job.token + 1,
@@ -49,7 +58,9 @@ WITH held AS MATERIALIZED (
       AND job.id = ANY (ARRAY(SELECT id FROM granted))
     RETURNING granted.place, granted.wait_us, job.*
 )
-SELECT id, token, sender, recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk, priority = 0 AS urgent,
+SELECT id, token, sender,
+       -- Counted from 1, whatever bounds the producer's array has: drivers refuse to read others.
+       recipients[:] AS recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk, priority = 0 AS urgent,
        extract(epoch FROM provider_send_at)::bigint AS provider_send_at_s,
        (extract(epoch FROM now() - ambiguous_since) * 1000)::bigint AS doubt_age_ms,
        (extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms,

@@ -4,7 +4,10 @@
 WITH held AS MATERIALIZED (
     SELECT coalesce(bool_or(scope = 'account'), false) AS account,
            coalesce(bool_or(scope = 'iys'), false) AS iys,
-           coalesce(array_agg(sender) FILTER (WHERE scope = 'sender'), '{}') AS senders
+           coalesce(array_agg(sender) FILTER (WHERE scope = 'sender'), '{}') AS senders,
+           -- A claim that a crash could take back would be a request without its marker.
+           CASE WHEN current_setting('synchronous_commit') = 'off'
+                THEN set_config('synchronous_commit', 'on', true) END AS durable
     FROM sms_outbox.pauses
     WHERE account = $1 AND ended_at IS NULL AND (until IS NULL OR until > now())
 ), next AS MATERIALIZED (
@@ -20,7 +23,7 @@ WITH held AS MATERIALIZED (
           AND priority = lane.priority
           AND due_at <= now()
           AND (expires_at IS NULL OR expires_at > now())
-          AND sender <> ALL ((SELECT senders FROM held)::text[])
+          AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
           AND NOT (iys AND (SELECT iys FROM held))
         ORDER BY due_at
         LIMIT 1
@@ -40,7 +43,9 @@ WITH held AS MATERIALIZED (
     WHERE job.id = ANY (ARRAY(SELECT id FROM due))
     RETURNING job.*
 )
-SELECT id, token, sender, recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk, priority = 0 AS urgent,
+SELECT id, token, sender,
+       -- Counted from 1, whatever bounds the producer's array has: drivers refuse to read others.
+       recipients[:] AS recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk, priority = 0 AS urgent,
        extract(epoch FROM provider_send_at)::bigint AS provider_send_at_s,
        (extract(epoch FROM now() - ambiguous_since) * 1000)::bigint AS doubt_age_ms,
        (extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::{Outbox, OutboxError, from_millis, millis};
 use crate::lifecycle::{PauseScope, Trouble};
 
@@ -158,6 +160,39 @@ impl Outbox {
             })
             .await?;
         Ok(lasted.map(from_millis))
+    }
+
+    /// Puts due messages that a pause holds back out of the claim's way, as far as they are among the first `look` of their
+    /// priority; returns how many.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn park(&self, look: usize) -> Result<usize, OutboxError> {
+        self.call("parking jobs", async |connection| {
+            let parked: Vec<Uuid> = sqlx::query_scalar(include_str!("park.sql"))
+                .bind(i64::try_from(look).unwrap_or(i64::MAX))
+                .persistent(self.persistent)
+                .fetch_all(connection)
+                .await?;
+            Ok(parked.len())
+        })
+        .await
+    }
+
+    /// Puts up to `at_most` messages back whose pause is over; returns how many.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn unpark(&self, at_most: usize) -> Result<usize, OutboxError> {
+        self.call("unparking jobs", async |connection| {
+            let unparked: Vec<Uuid> = sqlx::query_scalar(include_str!("unpark.sql"))
+                .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
+                .persistent(self.persistent)
+                .fetch_all(connection)
+                .await?;
+            Ok(unparked.len())
+        })
+        .await
     }
 
     /// Marks pauses whose time has passed as ended; returns account, scope and sender of each.

@@ -186,6 +186,7 @@ impl Record {
         };
         let (delay, doubt) = match &self.settlement {
             Settlement::Retry { delay, doubt, .. } => (*delay, *doubt),
+            Settlement::GiveBack { delay, .. } => (*delay, false),
             // The doubt that ended in uncertainty may be this attempt's own.
             Settlement::Uncertain(_) => {
                 let own = self.observer == Observer::Rescue

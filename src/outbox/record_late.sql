@@ -3,9 +3,11 @@
 -- and the caller raises the alarm. A 451, or a person's word, is no other acceptance: then this one names the order that
 -- was still sought.
 --   $1 a JSON array, one object per claim
-WITH answer AS MATERIALIZED (
-    SELECT *
-    FROM jsonb_to_recordset($1) AS answer (
+WITH durable AS MATERIALIZED (
+    SELECT CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END
+), answer AS MATERIALIZED (
+    SELECT answer.*
+    FROM durable, jsonb_to_recordset($1) AS answer (
         id uuid, token integer, attempt smallint, worker text, since_claim_ms bigint, spent boolean, accepted boolean,
         order_id text, duplicate boolean, content bigint, error_class text, error_message text,
         observer text, progress text, http_status smallint, provider_code integer, ms integer)
@@ -46,7 +48,8 @@ WITH answer AS MATERIALIZED (
            now() - answer.since_claim_ms * interval '1 millisecond', answer.ms, answer.progress, answer.http_status,
            answer.provider_code, answer.error_class, answer.error_message, answer.order_id, true
     FROM answer JOIN before USING (id)
-    WHERE answer.progress IS NOT NULL AND NOT before.is_ours
+    -- A rescue that lost the race saw nothing that the winner did not see better.
+    WHERE answer.progress IS NOT NULL AND NOT before.is_ours AND answer.observer <> 'rescue'
     ON CONFLICT DO NOTHING
     RETURNING job_id
 )

@@ -1,9 +1,11 @@
 -- Records everything that is not a plain acceptance: retries, refusals, doubts, duplicates, claims handed back. Guarded like
 -- record_sent; what is recorded is also appended to the history, unless no request was made.
 --   $1 a JSON array, one object per claim
-WITH answer AS MATERIALIZED (
-    SELECT *
-    FROM jsonb_to_recordset($1) AS answer (
+WITH durable AS MATERIALIZED (
+    SELECT CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END
+), answer AS MATERIALIZED (
+    SELECT answer.*
+    FROM durable, jsonb_to_recordset($1) AS answer (
         id uuid, token integer, account text, sender text, status text, spent boolean, delay_ms bigint, doubt boolean,
         order_id text, duplicate boolean, rejected text[], content bigint,
         error_class text, error_code integer, error_message text,
@@ -26,6 +28,8 @@ WITH answer AS MATERIALIZED (
         ) AS job
         WHERE job.id <> self.id AND job.account = self.account AND job.body = self.body
           AND NOT job.duplicate AND (job.status = 'sent' OR job.ambiguous_since IS NOT NULL)
+          -- One with a doubt of its own is most likely its own twin; another sender's message proves nothing to it.
+          AND (self.ambiguous_since IS NULL OR job.sender = self.sender)
         ORDER BY job.order_id IS NULL, job.sender <> self.sender, job.sent_at DESC
         LIMIT 1
     ) AS found

@@ -1,7 +1,10 @@
 -- Records plain acceptances, many at once. Whoever records proves that it still holds the job: id, token and state.
 --   arrays: $1 id   $2 token   $3 order id   $4 HTTP status   $5 ms to the answer   $6 hash of the content (40 bits)
-WITH answer AS (
-    SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::smallint[], $5::integer[], $6::bigint[])
+WITH durable AS MATERIALIZED (
+    SELECT CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END
+), answer AS (
+    SELECT answer.*
+    FROM durable, unnest($1::uuid[], $2::integer[], $3::text[], $4::smallint[], $5::integer[], $6::bigint[])
         AS answer (id, token, order_id, http_status, ms, content)
 )
 UPDATE sms_outbox.jobs AS job

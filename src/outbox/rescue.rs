@@ -118,4 +118,19 @@ impl Outbox {
         })
         .await
     }
+
+    /// Names the twins of duplicates that could not be named when they were recorded; returns job and twin.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn find_twins(&self, at_most: usize) -> Result<Vec<(Uuid, Uuid)>, OutboxError> {
+        self.call("looking for the twins of duplicates", async |connection| {
+            sqlx::query_as(include_str!("find_twins.sql"))
+                .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
+                .persistent(self.persistent)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
 }

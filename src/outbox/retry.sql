@@ -3,6 +3,8 @@
 WITH chosen AS MATERIALIZED (
     SELECT id FROM sms_outbox.jobs
     WHERE status = 'failed'
+      -- One that an unanswered request stands behind may have been sent: it is retried by its id only, knowingly.
+      AND ($1::uuid[] IS NOT NULL OR ambiguous_since IS NULL)
       AND ($1::uuid[] IS NULL OR id = ANY ($1))
       AND ($2::text IS NULL OR account = $2)
       AND ($3::text IS NULL OR error_class = $3)

@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicU8, Ordering},
     },
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -29,6 +30,7 @@ pub(super) struct Handover(Arc<AtomicU8>);
 pub(super) struct WatchedBody {
     bytes: Option<Bytes>,
     state: Arc<AtomicU8>,
+    not_after: Option<Instant>,
 }
 
 /// Tells the connection that there is nothing to send any more.
@@ -38,11 +40,14 @@ pub(super) struct Withdrawn;
 
 impl Handover {
     /// A body to be sent, and the means to take it back. `bytes` must not be empty: nobody asks for an empty body.
-    pub(super) fn of(bytes: Bytes) -> (Self, WatchedBody) {
+    ///
+    /// From `not_after` on it withdraws itself: connecting may have taken long since somebody asked whether it may leave.
+    pub(super) fn of(bytes: Bytes, not_after: Option<Instant>) -> (Self, WatchedBody) {
         let state = Arc::new(AtomicU8::new(WAITING));
         let body = WatchedBody {
             bytes: Some(bytes),
             state: Arc::clone(&state),
+            not_after,
         };
         (Self(state), body)
     }
@@ -70,6 +75,15 @@ impl Body for WatchedBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Withdrawn>>> {
+        if self
+            .not_after
+            .is_some_and(|moment| Instant::now() >= moment)
+        {
+            // Whoever asks whether it left is told that it did not; if it was taken before, this changes nothing.
+            self.state
+                .compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire)
+                .ok();
+        }
         let taken =
             self.state
                 .compare_exchange(WAITING, HANDED_OVER, Ordering::AcqRel, Ordering::Acquire);
@@ -105,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_request_that_nobody_took_can_be_withdrawn_and_then_never_leaves() {
-        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"));
+        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None);
         assert!(handover.withdraw());
         assert!(handover.withdraw(), "asking twice changes nothing");
         assert!(matches!(poll(&mut body), Some(Err(Withdrawn))));
@@ -114,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_request_that_was_taken_cannot_be_withdrawn() {
-        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"));
+        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None);
         assert_eq!(body.size_hint().exact(), Some(1));
         assert_eq!(poll(&mut body).unwrap().unwrap(), "x");
         assert!(body.is_end_stream());
@@ -123,9 +137,16 @@ mod tests {
     }
 
     #[test]
+    fn a_request_whose_time_has_passed_never_leaves() {
+        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), Some(Instant::now()));
+        assert!(matches!(poll(&mut body), Some(Err(Withdrawn))));
+        assert!(handover.withdraw(), "and it is known that it did not");
+    }
+
+    #[test]
     fn of_taking_and_withdrawing_at_once_exactly_one_wins() {
         for _ in 0..2_000 {
-            let (handover, mut body) = Handover::of(Bytes::from_static(b"x"));
+            let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None);
             let taker = std::thread::spawn(move || matches!(poll(&mut body), Some(Ok(_))));
             let withdrawn = handover.withdraw();
             assert_ne!(withdrawn, taker.join().unwrap());

@@ -205,6 +205,7 @@ async fn send_text(provider: &Provider, body: &str) -> Outcome {
         body,
         iys: Iys::Transactional,
         send_at: None,
+        not_after: None,
     };
     provider.send(&credentials(), &order).await
 }
@@ -272,6 +273,7 @@ async fn a_scheduled_marketing_order_carries_its_list_and_its_moment() {
         body: "İndirim \"yarın\"\nbaşlıyor",
         iys: Iys::Commercial(IysList::Individual),
         send_at: Some("2026-05-01T09:00:01Z".parse().unwrap()),
+        not_after: None,
     };
     server.provider().send(&credentials(), &order).await;
     let requests = server.requests();
@@ -305,6 +307,7 @@ async fn fifty_thousand_recipients_leave_in_one_request() {
         body: "x",
         iys: Iys::Transactional,
         send_at: None,
+        not_after: None,
     };
     let outcome = server.provider().send(&credentials(), &order).await;
     assert_eq!(outcome.verdict, Verdict::Accepted(OrderId::parse("1")));
@@ -691,6 +694,7 @@ async fn nothing_that_is_kept_or_shown_repeats_what_was_sent() {
         body: "Kodunuz: 4711",
         iys: Iys::Transactional,
         send_at: None,
+        not_after: None,
     };
     let outcome = provider.send(&credentials(), &order).await;
     let error = provider.balance(&credentials()).await.unwrap_err();

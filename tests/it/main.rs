@@ -1,11 +1,15 @@
 //! What the program promises, checked against a real PostgreSQL.
 
 mod answers;
+mod architecture;
+mod configuration;
+mod documentation;
 mod doubts;
 mod expiry;
 mod limits;
 mod logs;
 mod migrations;
+mod parking;
 mod pauses;
 mod private_postgres;
 mod producers;

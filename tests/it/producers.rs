@@ -76,11 +76,11 @@ async fn a_rolled_back_producer_leaves_no_message() {
     );
 }
 
-/// Columns and SQL expressions.
-type Columns = &'static [(&'static str, &'static str)];
+/// Columns and the SQL that fills them.
+type Row = &'static [(&'static str, &'static str)];
 
 /// Every named rule of the table, and rows that break it and nothing else.
-const RULES: [(&str, &[Columns]); 25] = [
+const RULES: [(&str, &[Row]); 26] = [
     ("jobs_account_not_empty", &[&[("account", "''")]]),
     (
         "jobs_sender_has_1_to_11_characters",
@@ -140,6 +140,7 @@ const RULES: [(&str, &[Columns]); 25] = [
     ),
     // What workers promise about their own writing.
     ("jobs_status_known", &[&[("status", "'pending'")]]),
+    ("jobs_parked_known", &[&[("parked", "'forever'")]]),
     (
         "jobs_error_class_known",
         &[&[("error_class", "'whatever'")]],
@@ -435,25 +436,33 @@ async fn a_long_list_from_rust_becomes_jobs_that_share_a_batch_and_keep_its_orde
     .expect("a key");
     let ids = enqueue_bulk(pool, &list).await.expect("enqueued");
     assert_eq!(ids.len(), 2);
-    let rows: Vec<String> = sqlx::query_scalar(
-        "SELECT concat_ws(' ', id, cardinality(recipients), recipients[1], recipients[cardinality(recipients)], priority,
-                          max_attempts, iys_list, idempotency_key, bulk)
+    type Part = (Uuid, i32, String, String, i16, i16, String, String, bool);
+    let rows: Vec<Part> = sqlx::query_as(
+        "SELECT id, cardinality(recipients), recipients[1], recipients[cardinality(recipients)], priority, max_attempts,
+                iys_list, idempotency_key, bulk
          FROM sms_outbox.jobs ORDER BY due_at",
     )
     .fetch_all(pool)
     .await
     .expect("the jobs");
+    let expected = |id, n, first: &str, last: &str, key: &str| {
+        (
+            id,
+            n,
+            first.to_owned(),
+            last.to_owned(),
+            3,
+            3,
+            "BIREYSEL".to_owned(),
+            key.to_owned(),
+            true,
+        )
+    };
     assert_eq!(
         rows,
         [
-            format!(
-                "{} 50000 905320000000 905320049999 3 3 BIREYSEL sale t",
-                ids[0]
-            ),
-            format!(
-                "{} 2 905320050000 905320050001 3 3 BIREYSEL sale/2 t",
-                ids[1]
-            ),
+            expected(ids[0], 50_000, "905320000000", "905320049999", "sale"),
+            expected(ids[1], 2, "905320050000", "905320050001", "sale/2"),
         ]
     );
     assert_eq!(

@@ -82,7 +82,6 @@ fn in_doubt(claim: &Claim, worker: &str) -> Record {
         delay: Duration::ZERO,
         trouble: Trouble::new(ErrorClass::Timeout, "no answer"),
         doubt: true,
-        pause: None,
     };
     record(claim, worker, settlement, None)
 }
@@ -224,7 +223,7 @@ async fn recording_the_same_end_of_a_claim_again_changes_nothing() {
                 "w",
                 Settlement::GiveBack {
                     trouble: Some(trouble),
-                    pause: None,
+                    delay: Duration::ZERO,
                 },
                 Some(401),
             )
@@ -236,7 +235,7 @@ async fn recording_the_same_end_of_a_claim_again_changes_nothing() {
                 "w",
                 Settlement::GiveBack {
                     trouble: None,
-                    pause: None,
+                    delay: Duration::ZERO,
                 },
                 None,
             )

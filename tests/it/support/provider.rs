@@ -353,13 +353,17 @@ pub fn order_id(n: usize) -> String {
 
 /// An address on which nobody listens: connections are refused.
 pub fn nowhere() -> SocketAddr {
-    // From below the range of passing connections, so that none of them sits there when someone starts to listen.
-    for port in 20_000 + (std::process::id() % 8_000) as u16..32_000 {
+    // Each call its own port, and from below the range of passing connections: nobody else sits there when someone starts
+    // to listen.
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 8_000) as u16;
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::SeqCst);
+        assert!(port < 32_000, "no free port");
         if let Ok(listener) = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
             return listener.local_addr().expect("it is bound");
         }
     }
-    panic!("no free port");
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {

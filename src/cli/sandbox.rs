@@ -1,0 +1,348 @@
+//! `sms-outbox sandbox`: the stand-in for the provider, for the shell.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::sandbox::{
+    Fault, HttpStatus, Keep, NumberSet, OrderIdShape, OverRate, ReplyStyle, Rules, Sandbox,
+    SandboxConfig, Shape, Span, Unsendable, parse_duration, show_duration,
+};
+
+const FAULTS_HELP: &str = "\
+Faults, as --fault or over HTTP:
+  KIND[:DETAIL][*TIMES | @CHANCE][?FIELD=VALUE[&FIELD=VALUE...]]
+
+  the order is treated as usual, only the reply suffers:
+    accept-drop           the connection closes without a reply
+    accept-reset          the same, as a reset
+    accept-stall[:TIME]   no reply; closed after TIME, or never
+    accept-hold           the reply waits for POST /_sandbox/release
+    accept-late:TIME      the order is looked at only then, even if the client has gone
+    accept-http:STATUS    a page of HTML instead of the reply, such as 502
+    accept-garbage, accept-cut, accept-cut-body, accept-empty
+    delay:TIME[-TIME]     the reply takes that long
+  nobody looks at the order:
+    answer:CODE[/HTTP]    that code in the provider's envelope
+    http:STATUS[/SECONDS] a bare status, with Retry-After: SECONDS
+    drop                  read, then closed without a reply
+    stall[:TIME]          no reply; closed after TIME, or never
+    hold                  waits for POST /_sandbox/release, then goes on as usual
+    refuse                connections close before anything is read
+
+  fields: to=NUMBER, sender=NAME, text=PART, account=KEY, action=NAME or any (default send-sms)
+  examples: 'accept-drop*2'  'answer:402'  'http:429/2*3'  'delay:100ms-2s@0.05'  'drop*1?text=hello'
+
+While it runs, over HTTP:
+  GET  /_sandbox/ledger    accepted orders (?order_id= number= sender= text= account= since= limit=)
+  GET  /_sandbox/requests  every request that arrived
+  GET  /_sandbox/stats     counts, among them the most recipients in any one second
+  GET, POST, DELETE /_sandbox/faults   {\"faults\": [\"accept-drop*2\"], \"add\": false}
+  GET, POST /_sandbox/rules            {\"api_access\": false, \"guard_window\": \"30s\"}
+  POST /_sandbox/senders   {\"approve\": [\"MYBRAND\"], \"withdraw\": []}
+  POST /_sandbox/topup     {\"sms\": 1000}
+  POST /_sandbox/release   lets go what is held
+  POST /_sandbox/away      {\"for\": \"2s\"} shuts the port for so long
+  POST /_sandbox/reset     back to the beginning";
+
+/// Runs a stand-in for the iletiMerkezi API on this machine: same paths, codes and oddities, no messages and no bills.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = FAULTS_HELP)]
+pub struct Args {
+    /// Where to listen; port 0 takes any free port.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8025")]
+    listen: SocketAddr,
+
+    /// The API key that it accepts.
+    #[arg(long, default_value = "sandbox-key")]
+    key: String,
+
+    /// The API hash that it accepts.
+    #[arg(long, default_value = "sandbox-hash")]
+    hash: String,
+
+    /// A further account, with a balance, a duplicate guard and a rate of its own. May be repeated.
+    #[arg(long = "account", value_name = "KEY:HASH", value_parser = parse_account)]
+    accounts: Vec<(String, String)>,
+
+    /// Approved senders, compared exactly; APITEST may be used even if it is not among them.
+    #[arg(long = "sender", value_name = "NAME", value_delimiter = ',', default_values = ["SANDBOX", "YOURBRAND", "APITEST"])]
+    senders: Vec<String>,
+
+    /// Credits of each account; a message costs one per recipient and part.
+    #[arg(long, value_name = "CREDITS", default_value_t = 1_000_000_000)]
+    balance: u64,
+
+    /// How long the same sender, recipient and text are refused with 451; 0s switches that off.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+    guard_window: Duration,
+
+    /// Recipients per second and account; 0 means no limit.
+    #[arg(long, value_name = "RECIPIENTS", default_value_t = 100)]
+    rate: u32,
+
+    /// What happens above the rate: it is only counted, or answered with HTTP 429.
+    #[arg(long, default_value = "count", value_parser = by_name::<OverRate>(&["count", "429"]))]
+    over_rate: OverRate,
+
+    /// Append every accepted order to this file, as one line of JSON, before it is answered.
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+
+    /// Keep no orders and no requests in memory, only counts: for long and fast runs.
+    #[arg(long)]
+    counts_only: bool,
+
+    /// How long every reply takes, such as 20ms or 10ms-50ms.
+    #[arg(long, value_name = "TIME[-TIME]", default_value = "0ms")]
+    latency: Span,
+
+    /// Trouble on demand, such as 'accept-drop*2'; --help lists all kinds. May be repeated; the first that matches strikes.
+    #[arg(long = "fault", value_name = "FAULT")]
+    faults: Vec<Fault>,
+
+    /// The seed of everything drawn by chance.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+
+    /// Take foreign numbers ("abroad" mode) instead of answering 466.
+    #[arg(long)]
+    abroad: bool,
+
+    /// Have no İYS brand code on the account: marketing orders answer 470.
+    #[arg(long)]
+    no_iys_brand: bool,
+
+    /// A number that has not consented to marketing: silently dropped from marketing orders. May be repeated.
+    #[arg(long, value_name = "NUMBER")]
+    no_consent: Vec<String>,
+
+    /// A number on the account's block list. May be repeated.
+    #[arg(long, value_name = "NUMBER")]
+    blocked: Vec<String>,
+
+    /// A blocked number refuses its whole order (452), or is only left undelivered.
+    #[arg(long, default_value = "reject", value_parser = by_name::<Unsendable>(&["reject", "skip"]))]
+    blocked_numbers: Unsendable,
+
+    /// An unreadable number refuses its whole order (466), or is only left out.
+    #[arg(long, default_value = "reject", value_parser = by_name::<Unsendable>(&["reject", "skip"]))]
+    bad_numbers: Unsendable,
+
+    /// The HTTP status that goes with a code.
+    #[arg(long, default_value = "mirror", value_parser = by_name::<HttpStatus>(&["mirror", "always-200", "failures-400"]))]
+    http_status: HttpStatus,
+
+    /// status.code as a number or a string.
+    #[arg(long, default_value = "number", value_parser = by_name::<Shape>(&["number", "string"]))]
+    code: Shape,
+
+    /// order.id as a string, as a number, or not at all.
+    #[arg(long, default_value = "string", value_parser = by_name::<OrderIdShape>(&["string", "number", "missing"]))]
+    order_id: OrderIdShape,
+
+    /// Balances, prices and statuses in reports as numbers or strings.
+    #[arg(long, default_value = "number", value_parser = by_name::<Shape>(&["number", "string"]))]
+    figures: Shape,
+
+    /// Add keys to every reply that nobody documents.
+    #[arg(long)]
+    extra_keys: bool,
+
+    /// Start every reply with a byte order mark.
+    #[arg(long)]
+    bom: bool,
+
+    /// How long an order stays unknown to the reports (455).
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
+    visible_after: Duration,
+
+    /// How long after sending an order is delivered.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    delivered_after: Duration,
+}
+
+/// Runs the sandbox until Ctrl-C or SIGTERM.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let (key, hash) = (args.key.clone(), args.hash.clone());
+    let (rate, window) = (args.rate, args.guard_window);
+    let loopback = args.listen.ip().is_loopback();
+    let sandbox = Sandbox::start(config(args)).await?;
+    let url = sandbox.base_url();
+    println!("The sandbox answers for iletiMerkezi at {url}");
+    if !loopback {
+        println!(
+            "Anyone who reaches this address can read its ledger and steer it: it has no password."
+        );
+    }
+    println!();
+    println!("Point a worker at it:");
+    println!("  export ILETIMERKEZI_BASE_URL={url}");
+    println!("  export ILETIMERKEZI_API_KEY={key}");
+    println!("  export ILETIMERKEZI_API_HASH={hash}");
+    println!();
+    println!("Look and steer (sandbox --help lists everything):");
+    println!("  curl {url}/_sandbox/stats");
+    println!("  curl {url}/_sandbox/ledger");
+    println!("  curl {url}/_sandbox/faults --json '{{\"faults\":[\"accept-drop*2\"]}}'");
+    println!();
+    let limit = if rate == 0 {
+        "no rate limit".to_owned()
+    } else {
+        format!("{rate} recipients per second")
+    };
+    println!(
+        "Repeats are 451 for {}; {limit}. Ctrl-C stops it.",
+        show_duration(window)
+    );
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    let stats = sandbox.handle().stats();
+    sandbox.stop().await;
+    println!();
+    println!(
+        "{} orders accepted for {} recipients; at most {} recipients in any one second.",
+        stats.accepted_orders, stats.accepted_recipients, stats.max_recipients_in_any_second
+    );
+    Ok(())
+}
+
+fn config(args: Args) -> SandboxConfig {
+    SandboxConfig {
+        listen: args.listen,
+        key: args.key,
+        hash: args.hash,
+        further_accounts: args.accounts,
+        balance_sms: args.balance,
+        ledger_file: args.ledger,
+        keep: if args.counts_only {
+            Keep::CountsOnly
+        } else {
+            Keep::Everything
+        },
+        faults: args.faults,
+        seed: args.seed,
+        rules: Rules {
+            senders: args.senders.into_iter().collect(),
+            abroad: args.abroad,
+            bad_numbers: args.bad_numbers,
+            blocked: args.blocked.into_iter().collect::<NumberSet>(),
+            blocked_numbers: args.blocked_numbers,
+            iys_brand: !args.no_iys_brand,
+            no_consent: args.no_consent.into_iter().collect::<NumberSet>(),
+            guard_window: args.guard_window,
+            rate_limit: args.rate,
+            over_rate: args.over_rate,
+            latency: args.latency,
+            visible_after: args.visible_after,
+            delivered_after: args.delivered_after,
+            reply: ReplyStyle {
+                http_status: args.http_status,
+                code: args.code,
+                order_id: args.order_id,
+                figures: args.figures,
+                extra_keys: args.extra_keys,
+                bom: args.bom,
+            },
+            ..Rules::default()
+        },
+    }
+}
+
+fn parse_account(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((key, hash)) if !key.is_empty() && !hash.is_empty() => {
+            Ok((key.to_owned(), hash.to_owned()))
+        }
+        _ => Err("an account is written KEY:HASH".to_owned()),
+    }
+}
+
+/// A setting is spelled on the command line as it is in JSON, so that there is one list of names.
+fn by_name<T>(names: &'static [&'static str]) -> impl clap::builder::TypedValueParser<Value = T>
+where
+    T: serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    use clap::builder::TypedValueParser;
+    clap::builder::PossibleValuesParser::new(names)
+        .try_map(|name| serde_json::from_value::<T>(serde_json::Value::String(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(flags: &[&str]) -> Result<SandboxConfig, clap::Error> {
+        Program::try_parse_from([&["sandbox"], flags].concat()).map(|program| config(program.args))
+    }
+
+    #[test]
+    fn without_flags_the_shell_gets_the_defaults_of_the_library() {
+        let config = parse(&[]).expect("no flag is required");
+        assert_eq!(config.rules, Rules::default());
+        assert_eq!(config.balance_sms, SandboxConfig::default().balance_sms);
+    }
+
+    #[test]
+    fn flags_are_read_into_the_configuration() {
+        let config = parse(&[
+            "--account",
+            "k2:h2",
+            "--sender",
+            "A,B",
+            "--fault",
+            "accept-drop*2",
+            "--over-rate",
+            "429",
+            "--http-status",
+            "failures-400",
+            "--latency",
+            "10ms-50ms",
+            "--guard-window",
+            "30s",
+            "--order-id",
+            "missing",
+            "--blocked-numbers",
+            "skip",
+        ])
+        .expect("flags");
+        assert_eq!(
+            config.further_accounts,
+            [("k2".to_owned(), "h2".to_owned())]
+        );
+        assert_eq!(config.rules.senders.len(), 2);
+        assert_eq!(config.faults[0].to_string(), "accept-drop*2");
+        assert_eq!(config.rules.over_rate, OverRate::Answer429);
+        assert_eq!(config.rules.reply.http_status, HttpStatus::Failures400);
+        assert_eq!(config.rules.reply.order_id, OrderIdShape::Missing);
+        assert_eq!(config.rules.guard_window, Duration::from_secs(30));
+        assert_eq!(config.rules.blocked_numbers, Unsendable::Skip);
+    }
+
+    #[test]
+    fn a_flag_that_makes_no_sense_is_refused() {
+        for flags in [
+            ["--fault", "explode"],
+            ["--account", "k2"],
+            ["--guard-window", "10"],
+            ["--over-rate", "maybe"],
+        ] {
+            assert!(parse(&flags).is_err(), "{flags:?}");
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! A stand-in for the iletiMerkezi SMS API on localhost: the same paths, fields, codes and oddities, no messages and no bills.
+//!
+//! The provider has no test environment; whoever writes against its API needs something to call that behaves like it, including on
+//! its bad days. The sandbox follows the provider's documentation (its pages are named where a rule rests on them). Where they are
+//! silent or contradict each other, the choice is a setting in [`Rules`], or stated beside the code.
+//!
+//! It shares no code with the worker of this crate, so that one misreading of the documentation cannot hide in both.
+//!
+//! | part | is about |
+//! |---|---|
+//! | `wire` | the JSON: what is found where, how replies are dressed |
+//! | `rules`, `numbers`, `parts`, `schedule` | what is said to an order on its own (pure) |
+//! | `books`, `guard`, `rate` | what depends on earlier orders: 451, 402, the rate; time is an argument (pure) |
+//! | `reports` | what is told about earlier orders (pure) |
+//! | `faults` | trouble on demand |
+//! | `ledger` | what is written down |
+//! | `api`, `admin`, `link` | HTTP: the provider's part, the sandbox's own part, sockets that can be cut |
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use sms_outbox::sandbox::{Fault, FaultKind, Sandbox, SandboxConfig};
+//!
+//! let sandbox = Sandbox::start(SandboxConfig::default()).await?;
+//! let control = sandbox.handle();
+//! control.add_fault(Fault::next(2, FaultKind::AcceptDrop));
+//! println!("POST {}/v1/send-sms/json", sandbox.base_url());
+//! // … two orders are accepted, and nobody is told …
+//! assert_eq!(control.stats().accepted_unanswered, 2);
+//! sandbox.stop().await;
+//! # Ok(()) }
+//! ```
+
+mod admin;
+mod api;
+mod books;
+mod faults;
+mod guard;
+mod ledger;
+mod link;
+mod numbers;
+mod parts;
+mod rate;
+mod reports;
+mod rules;
+mod schedule;
+mod span;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+pub use books::{Keep, Stats};
+pub use faults::{ActionMatch, Fault, FaultError, FaultKind, FaultMatch, FaultStatus, Times};
+pub use guard::Overlap;
+pub use ledger::{LedgerEntry, LedgerFilter, RequestRecord, fingerprint};
+pub use numbers::NumberSet;
+pub use rules::{APITEST, APITEST_TEXT, IysList, OverRate, Rules, Unsendable};
+pub use span::{Span, SpanError, parse_duration, show_duration};
+pub use wire::{Action, HttpStatus, OrderIdShape, ReplyStyle, Shape};
+
+use api::{Account, Clock, Shared};
+use books::Books;
+use faults::FaultPlan;
+use ledger::LedgerFile;
+use link::{Door, Links};
+
+/// The first order gets this id, about where the provider's ids stand today.
+const FIRST_ORDER_ID: u64 = 312_891_245;
+
+/// What a sandbox starts with. The parts that may change while it runs are in [`SandboxConfig::rules`] and
+/// [`SandboxConfig::faults`].
+#[derive(Clone)]
+pub struct SandboxConfig {
+    /// Where it listens; port 0 (the default) takes any free port.
+    pub listen: SocketAddr,
+    /// `authentication.key` of the account; default `sandbox-key`.
+    pub key: String,
+    /// `authentication.hash` of the account; default `sandbox-hash`.
+    pub hash: String,
+    /// Further accounts as key and hash. Each has its own balance, duplicate guard and rate; senders and settings are shared.
+    pub further_accounts: Vec<(String, String)>,
+    /// Credits that each account starts with; one pays for one part to one recipient. Default one billion.
+    pub balance_sms: u64,
+    /// Accepted orders are appended to this file, one JSON object per line. A file that exists is continued, and so are its order ids.
+    pub ledger_file: Option<PathBuf>,
+    /// How much is kept in memory; default everything.
+    pub keep: Keep,
+    /// The trouble that it starts with.
+    pub faults: Vec<Fault>,
+    /// The seed of everything drawn: chances and lengths of time.
+    pub seed: u64,
+    /// The account's settings and the readings of the documentation.
+    pub rules: Rules,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        SandboxConfig {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            key: "sandbox-key".to_owned(),
+            hash: "sandbox-hash".to_owned(),
+            further_accounts: Vec::new(),
+            balance_sms: 1_000_000_000,
+            ledger_file: None,
+            keep: Keep::default(),
+            faults: Vec::new(),
+            seed: 1,
+            rules: Rules::default(),
+        }
+    }
+}
+
+impl fmt::Debug for SandboxConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Someone may try it with their real key.
+        f.debug_struct("SandboxConfig")
+            .field("listen", &self.listen)
+            .field("accounts", &(1 + self.further_accounts.len()))
+            .field("ledger_file", &self.ledger_file)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A sandbox that could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The address cannot be listened on.
+    #[error("the sandbox cannot listen on {address}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The ledger file cannot be read or appended to.
+    #[error("the sandbox cannot keep its ledger in {path}")]
+    LedgerFile {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The accounts make no sense.
+    #[error("the sandbox needs a key and a hash for every account, and every key only once")]
+    Accounts,
+}
+
+/// A running sandbox. Dropping it stops it.
+pub struct Sandbox {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    server: JoinHandle<()>,
+}
+
+impl Sandbox {
+    /// Opens the ledger, listens and begins to answer, within the current tokio runtime.
+    pub async fn start(config: SandboxConfig) -> Result<Sandbox, SandboxError> {
+        let accounts = accounts(&config)?;
+        let (file, highest) = match &config.ledger_file {
+            None => (None, None),
+            Some(path) => {
+                let opened = LedgerFile::open(path).map_err(|source| SandboxError::LedgerFile {
+                    path: path.clone(),
+                    source,
+                })?;
+                (Some(opened.0), opened.1)
+            }
+        };
+        let faults = FaultPlan::new(config.seed);
+        faults.set(config.faults.clone());
+        let fingerprints = accounts
+            .iter()
+            .map(|account| account.fingerprint.clone())
+            .collect();
+        let first_id = highest.map_or(FIRST_ORDER_ID, |id| id + 1);
+        let links = Arc::new(Links::default());
+        let shared = Arc::new(Shared {
+            clock: Clock::start(),
+            accounts,
+            books: Mutex::new(Books::new(
+                fingerprints,
+                config.balance_sms,
+                config.keep,
+                file.is_some(),
+                first_id,
+            )),
+            faults,
+            file,
+            links: Arc::clone(&links),
+            releases: watch::Sender::new(0),
+            held: AtomicU64::new(0),
+            progress: Notify::new(),
+            first_rules: config.rules.clone(),
+            first_balance_sms: config.balance_sms,
+            rules: RwLock::new(Arc::new(config.rules)),
+        });
+
+        let doorman = Arc::clone(&shared);
+        let turns_away = Box::new(move || {
+            let refused = doorman.faults.refuses();
+            if refused {
+                doorman.books().note_refused_connection();
+            }
+            refused
+        });
+        let listening = Door::open(config.listen, links, turns_away).await;
+        let door = listening.map_err(|source| SandboxError::Listen {
+            address: config.listen,
+            source,
+        })?;
+        let address = door.address();
+        let app = admin::routes()
+            .fallback(api::answer)
+            .with_state(Arc::clone(&shared));
+        let service = app.into_make_service_with_connect_info::<link::Caller>();
+        let server = tokio::spawn(async move {
+            if let Err(error) = axum::serve(door, service).await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the sandbox stopped serving"
+                );
+            }
+        });
+        tracing::info!(%address, "the sandbox is listening");
+        Ok(Sandbox {
+            address,
+            shared,
+            server,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What takes the place of `https://api.iletimerkezi.com`, such as `http://127.0.0.1:8025`.
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Control from within this process. Handles may be cloned, and outlive the sandbox: what was written down stays readable.
+    pub fn handle(&self) -> SandboxHandle {
+        SandboxHandle(Arc::clone(&self.shared))
+    }
+
+    /// Stops listening and ends every connection, replied or not. When it returns, the port is free.
+    pub async fn stop(mut self) {
+        self.shared.links.end();
+        self.server.abort();
+        // The task ends by being aborted, which is an error only by name.
+        let _ = (&mut self.server).await;
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.shared.links.end();
+        self.server.abort();
+    }
+}
+
+fn accounts(config: &SandboxConfig) -> Result<Vec<Account>, SandboxError> {
+    let first = (config.key.clone(), config.hash.clone());
+    let mut accounts: Vec<Account> = Vec::new();
+    for (key, hash) in std::iter::once(first).chain(config.further_accounts.iter().cloned()) {
+        let taken = accounts.iter().any(|account| account.key == key);
+        if key.is_empty() || hash.is_empty() || taken {
+            return Err(SandboxError::Accounts);
+        }
+        let fingerprint = fingerprint(&key);
+        accounts.push(Account {
+            key,
+            hash,
+            fingerprint,
+        });
+    }
+    Ok(accounts)
+}
+
+/// Controls a sandbox from within its process, and reads what it wrote down.
+#[derive(Clone)]
+pub struct SandboxHandle(Arc<Shared>);
+
+impl SandboxHandle {
+    /// Replaces all faults.
+    pub fn set_faults(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.0.faults.set(faults);
+    }
+
+    /// Adds a fault behind those that are set.
+    pub fn add_fault(&self, fault: Fault) {
+        self.0.faults.add(fault);
+    }
+
+    /// Takes all faults away. What stalls or is held goes on stalling or being held.
+    pub fn clear_faults(&self) {
+        self.0.faults.set([]);
+    }
+
+    /// The faults that are set, and how often each struck.
+    pub fn faults(&self) -> Vec<FaultStatus> {
+        self.0.faults.status()
+    }
+
+    /// Lets everything go that a `hold` or `accept-hold` keeps.
+    pub fn release(&self) {
+        self.0.releases.send_modify(|releases| *releases += 1);
+    }
+
+    /// How many requests and replies are held now.
+    pub fn held(&self) -> u64 {
+        self.0.held.load(Ordering::SeqCst)
+    }
+
+    /// The settings of this moment.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.0.rules()
+    }
+
+    /// Changes settings; requests that are decided from now on see all of the change.
+    pub fn change_rules(&self, change: impl FnOnce(&mut Rules)) {
+        let mut current = self.0.rules.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = Rules::clone(&current);
+        change(&mut changed);
+        *current = Arc::new(changed);
+    }
+
+    /// The panel's switch for the API. While it is off, every call answers 401.
+    pub fn set_api_access(&self, on: bool) {
+        self.change_rules(|rules| rules.api_access = on);
+    }
+
+    /// Approves a sender.
+    pub fn approve_sender(&self, sender: &str) {
+        self.change_rules(|rules| {
+            rules.senders.insert(sender.to_owned());
+        });
+    }
+
+    /// Takes a sender's approval back: 450 from now on.
+    pub fn withdraw_sender(&self, sender: &str) {
+        self.change_rules(|rules| {
+            rules.senders.remove(sender);
+        });
+    }
+
+    /// Adds credits to every account.
+    pub fn top_up(&self, sms: u64) {
+        self.0
+            .books()
+            .change_balances(|balance| balance.saturating_add(sms));
+    }
+
+    /// Sets the credits of every account.
+    pub fn set_balance(&self, sms: u64) {
+        self.0.books().change_balances(|_| sms);
+    }
+
+    /// Credits of the first account.
+    pub fn balance(&self) -> u64 {
+        self.0.books().balance(0)
+    }
+
+    /// All accepted orders, oldest first.
+    pub fn ledger(&self) -> Vec<LedgerEntry> {
+        self.ledger_where(&LedgerFilter::default())
+    }
+
+    /// The accepted orders that a filter wants, oldest first.
+    pub fn ledger_where(&self, filter: &LedgerFilter) -> Vec<LedgerEntry> {
+        // Copying pointers is quick; reading the entries need not keep the books from others.
+        let entries = self.0.books().entries().to_vec();
+        let wanted: Vec<LedgerEntry> = entries
+            .iter()
+            .filter(|entry| filter.fits(entry))
+            .map(|e| LedgerEntry::clone(e))
+            .collect();
+        let surplus = filter
+            .limit
+            .map_or(0, |limit| wanted.len().saturating_sub(limit));
+        wanted.into_iter().skip(surplus).collect()
+    }
+
+    /// All requests that arrived, in the order in which they were decided.
+    pub fn requests(&self) -> Vec<RequestRecord> {
+        self.0.books().requests().to_vec()
+    }
+
+    /// How many requests arrived for an action.
+    pub fn requests_for(&self, action: Action) -> u64 {
+        self.0.books().requests_for(action)
+    }
+
+    /// The counts.
+    pub fn stats(&self) -> Stats {
+        self.0.books().stats()
+    }
+
+    /// The most recipients that arrived within any one closed second for one account. Orders of more than `rate_limit` recipients
+    /// (bulk) are not in it.
+    pub fn max_recipients_in_any_second(&self) -> u64 {
+        self.stats().max_recipients_in_any_second
+    }
+
+    /// Ends every open connection as if the network did.
+    pub fn cut_connections(&self) {
+        self.0.links.cut_all(link::Cut::Reset);
+    }
+
+    /// Shuts the port for so long: connecting is refused, open connections are reset. Returns when it is shut.
+    pub async fn go_away(&self, length: Duration) {
+        self.0.links.go_away(length).await;
+    }
+
+    /// Waits until so many orders were accepted; `false` if that has not come after `within`.
+    pub async fn accepted(&self, orders: u64, within: Duration) -> bool {
+        self.wait(within, |sandbox| {
+            sandbox.0.books().accepted_orders() >= orders
+        })
+        .await
+    }
+
+    /// Waits until so many requests for an action were decided; `false` if that has not come after `within`.
+    pub async fn requested(&self, action: Action, count: u64, within: Duration) -> bool {
+        self.wait(within, |sandbox| sandbox.requests_for(action) >= count)
+            .await
+    }
+
+    /// Waits until so many requests and replies are held; `false` if that has not come after `within`.
+    pub async fn holds(&self, count: u64, within: Duration) -> bool {
+        self.wait(within, |sandbox| sandbox.held() >= count).await
+    }
+
+    async fn wait(&self, within: Duration, come: impl Fn(&Self) -> bool) -> bool {
+        let waiting = async {
+            loop {
+                // Listen first, look second: nothing falls between.
+                let mut progress = std::pin::pin!(self.0.progress.notified());
+                progress.as_mut().enable();
+                if come(self) {
+                    return;
+                }
+                progress.await;
+            }
+        };
+        tokio::time::timeout(within, waiting).await.is_ok()
+    }
+
+    /// Back to the beginning: nothing written down, no faults, the first settings and balances. What is held is let go. Order ids
+    /// go on, and the ledger file keeps what it has.
+    pub fn reset(&self) {
+        self.clear_faults();
+        self.release();
+        self.change_rules(|rules| *rules = self.0.first_rules.clone());
+        self.0.books().reset(self.0.first_balance_sms);
+    }
+}

@@ -1,0 +1,629 @@
+//! Answering the provider's part of the HTTP interface: read, decide, and deliver the answer or keep it back.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde_json::{Map, Value, json};
+use tokio::sync::{Notify, watch};
+
+use super::books::{Accepted, Books, Circumstances, Pace};
+use super::faults::{FaultKind, FaultPlan};
+use super::guard::guard_keys;
+use super::ledger::{LedgerFile, RequestRecord};
+use super::link::{Caller, Cut, Links};
+use super::numbers::{masked, one_spelling};
+use super::reports;
+use super::rules::{Rules, Submission, judge};
+use super::wire::{Action, Call, Refusal, message_of};
+
+/// Larger than 50,000 numbers in any spelling; the provider's own limit is not documented.
+const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+
+/// A clock in microseconds since 1970 that never goes back, even if the system's clock is set.
+#[derive(Debug)]
+pub struct Clock {
+    started: Instant,
+    started_at: i64,
+}
+
+impl Clock {
+    /// Starts with the system's time.
+    pub fn start() -> Self {
+        let since_1970 = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Clock {
+            started: Instant::now(),
+            started_at: i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Now.
+    pub fn now(&self) -> i64 {
+        self.started_at
+            .saturating_add(i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+/// A key and its hash, as the panel would issue them.
+#[derive(Clone)]
+pub struct Account {
+    /// `authentication.key`.
+    pub key: String,
+    /// `authentication.hash`.
+    pub hash: String,
+    /// What the key is called wherever something is written down.
+    pub fingerprint: String,
+}
+
+/// Everything that the handlers and the handle share.
+pub struct Shared {
+    /// Tells the time.
+    pub clock: Clock,
+    /// Who may use the API.
+    pub accounts: Vec<Account>,
+    /// The settings, replaced as a whole.
+    pub rules: RwLock<Arc<Rules>>,
+    /// What depends on history. Never held across a wait.
+    pub books: Mutex<Books>,
+    /// The trouble that was ordered.
+    pub faults: FaultPlan,
+    /// The ledger on disk.
+    pub file: Option<LedgerFile>,
+    /// The open connections.
+    pub links: Arc<Links>,
+    /// Counts how often everything held was let go.
+    pub releases: watch::Sender<u64>,
+    /// Requests and replies that are held now.
+    pub held: AtomicU64,
+    /// Told whenever something was written down.
+    pub progress: Notify,
+    /// The settings at the start, for a reset.
+    pub first_rules: Rules,
+    /// The credits at the start, for a reset.
+    pub first_balance_sms: u64,
+}
+
+/// What the client is told, if it is told anything.
+struct Answer {
+    http: u16,
+    body: Vec<u8>,
+    content_type: &'static str,
+    retry_after: Option<u64>,
+}
+
+/// What was decided about a request.
+enum Outcome {
+    /// An order.
+    Accepted(Accepted),
+    /// 200 with these keys beside the status.
+    Told(Map<String, Value>),
+    /// Another code; the HTTP status if a fault chose it.
+    Refused(Refusal, Option<u16>),
+    /// HTTP 429.
+    Throttled,
+    /// Nobody looked at it.
+    Untouched,
+}
+
+impl Outcome {
+    fn code(&self) -> Option<u16> {
+        match self {
+            Outcome::Accepted(_) | Outcome::Told(_) => Some(200),
+            Outcome::Refused(refusal, _) => Some(refusal.code),
+            Outcome::Throttled | Outcome::Untouched => None,
+        }
+    }
+}
+
+/// Handles every request that is not the sandbox's own administration.
+pub async fn answer(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+) -> Response {
+    // A fresh connection was let in at the door; for an open one this is the moment before anything is read.
+    if !caller.is_first_request() && shared.faults.refuses() {
+        shared.books().note_refused_connection();
+        return cut_now(&caller, Cut::Close);
+    }
+    let action = if request.method() == Method::POST {
+        Action::of_path(request.uri().path())
+    } else {
+        Action::Unknown
+    };
+    let Ok(body) = to_bytes(request.into_body(), MAX_BODY_BYTES).await else {
+        return page(413, None).into();
+    };
+    let arrived_at = shared.clock.now();
+    let call = Call::read(action, &body);
+    drop(body);
+    let _under_way = BulkUnderWay::begin(&shared, &call);
+    let response = match shared.faults.strike(&call) {
+        None => {
+            let answer = shared.decide(&call, arrived_at, None, None);
+            shared.take_time().await;
+            answer.into()
+        }
+        Some(fault) => struck(&shared, &caller, call, arrived_at, fault).await,
+    };
+    shared.progress.notify_waiters();
+    response
+}
+
+/// Answers a request that a fault strikes. Whatever else happens, it is decided and written down exactly once, unless the client
+/// leaves while the request is held.
+async fn struck(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    call: Call,
+    arrived_at: i64,
+    fault: FaultKind,
+) -> Response {
+    tracing::info!(action = call.action.name(), %fault, "a fault strikes");
+    let mut pace = None;
+    match fault {
+        FaultKind::Hold => {
+            // It counts for the second in which it arrived, not for the one in which it is looked at.
+            pace = Some(shared.pace(&call, arrived_at));
+            shared.held_until_release().await;
+        }
+        FaultKind::AcceptLate(late) => {
+            let pace = Some(shared.pace(&call, arrived_at));
+            // A task of its own: the order is taken even if the client has gone.
+            let owned = Arc::clone(shared);
+            let decided = tokio::spawn(async move {
+                tokio::time::sleep(late).await;
+                let answer = owned.decide(&call, arrived_at, Some(&fault), pace);
+                owned.progress.notify_waiters();
+                answer
+            });
+            // It fails only while the runtime is shutting down.
+            return decided
+                .await
+                .map_or_else(|_| cut_now(caller, Cut::Close), Response::from);
+        }
+        _ => {}
+    }
+    let answer = shared.decide(&call, arrived_at, Some(&fault), pace);
+    shared.progress.notify_waiters();
+    shared.take_time().await;
+    match fault {
+        FaultKind::Answer { .. } | FaultKind::Hold | FaultKind::AcceptLate(_) => answer.into(),
+        FaultKind::Http {
+            status,
+            retry_after,
+        } => page(status, retry_after).into(),
+        FaultKind::Drop | FaultKind::Refuse | FaultKind::AcceptDrop => cut_now(caller, Cut::Close),
+        FaultKind::AcceptReset => cut_now(caller, Cut::Reset),
+        FaultKind::Stall(end) | FaultKind::AcceptStall(end) => {
+            match end {
+                Some(end) => tokio::time::sleep(end).await,
+                None => std::future::pending().await,
+            }
+            cut_now(caller, Cut::Close)
+        }
+        FaultKind::Delay(span) => {
+            tokio::time::sleep(shared.faults.draw_length(span)).await;
+            answer.into()
+        }
+        FaultKind::AcceptHold => {
+            shared.held_until_release().await;
+            answer.into()
+        }
+        FaultKind::AcceptHttp { status } => page(status, None).into(),
+        FaultKind::AcceptGarbage => answer.with_body(b"\x00\xff<<<not json at all".to_vec()),
+        FaultKind::AcceptCut => {
+            let half = answer.body[..answer.body.len() / 2].to_vec();
+            answer.with_body(half)
+        }
+        FaultKind::AcceptCutBody => half_sent(answer),
+        FaultKind::AcceptEmpty => answer.with_body(Vec::new()),
+    }
+}
+
+impl Shared {
+    /// The settings of this moment.
+    pub fn rules(&self) -> Arc<Rules> {
+        // A replaced pointer cannot be half replaced.
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The books, for a moment.
+    pub fn books(&self) -> MutexGuard<'_, Books> {
+        // After a panic in a test the counts may be off by one; refusing to show them would hide what happened.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn take_time(&self) {
+        let latency = self.rules().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(self.faults.draw_length(latency)).await;
+        }
+    }
+
+    async fn held_until_release(&self) {
+        let mut releases = self.releases.subscribe();
+        let _held = Held::count(&self.held);
+        self.progress.notify_waiters();
+        // Fails only when the sandbox is gone.
+        let _ = releases.changed().await;
+    }
+
+    /// The account whose key and hash a request carries.
+    fn account_of(&self, call: &Call) -> Option<usize> {
+        let (key, hash) = call.credentials()?;
+        self.accounts
+            .iter()
+            .position(|account| account.key == key && account.hash == hash)
+    }
+
+    /// Counts an order that will only be looked at later against the rate.
+    fn pace(&self, call: &Call, arrived_at: i64) -> Pace {
+        let rules = self.rules();
+        match self.account_of(call) {
+            Some(account) if call.action == Action::SendSms => {
+                self.books()
+                    .pace(account, arrived_at, recipients(call), &rules)
+            }
+            _ => Pace::Fine,
+        }
+    }
+
+    /// Decides what becomes of a request, changes the books, and writes it down: in memory and on disk, before anyone is answered.
+    fn decide(
+        &self,
+        call: &Call,
+        arrived_at: i64,
+        fault: Option<&FaultKind>,
+        paced: Option<Pace>,
+    ) -> Answer {
+        let rules = self.rules();
+        let now = self.clock.now();
+        let treatment = Treatment::under(fault);
+        let replied = fault.is_none_or(FaultKind::delivers_the_answer);
+        let known_account = self.account_of(call);
+        let allowed_account = allow(call, known_account, &rules);
+        // What needs no history is worked out before the books are opened.
+        let judged = (call.action == Action::SendSms && treatment == Treatment::Usual).then(|| {
+            judge(&rules, call, now).map(|submission| {
+                let keys = guard_keys(&submission.sender, &submission.text, &submission.numbers);
+                (submission, keys)
+            })
+        });
+
+        let mut books = self.books();
+        let pace = match (paced, known_account) {
+            (Some(paced), _) => paced,
+            (None, Some(account)) if call.action == Action::SendSms => {
+                books.pace(account, arrived_at, recipients(call), &rules)
+            }
+            (None, _) => Pace::Fine,
+        };
+        let outcome = match (treatment, allowed_account, judged) {
+            (Treatment::Answered { code, http }, ..) => Outcome::Refused(Refusal::code(code), http),
+            (Treatment::Untouched, ..) => Outcome::Untouched,
+            (Treatment::Usual, Err(refusal), _) => Outcome::Refused(refusal, None),
+            (Treatment::Usual, Ok(_), _) if pace == Pace::Throttled => Outcome::Throttled,
+            (Treatment::Usual, Ok(account), Some(judged)) => {
+                let circumstances = Circumstances {
+                    account,
+                    arrived_at,
+                    now,
+                    fault: fault.map(FaultKind::to_string),
+                    replied,
+                };
+                take_order(&mut books, &rules, &circumstances, judged)
+            }
+            (Treatment::Usual, Ok(account), None) => tell(&mut books, account, call, &rules, now),
+        };
+        books.note_request(call.action, outcome.code(), fault.is_some(), || {
+            RequestRecord {
+                arrived_at,
+                action: call.action,
+                account: known_account.map(|at| self.accounts[at].fingerprint.clone()),
+                recipients: recipients(call),
+                code: outcome.code(),
+                order_id: match &outcome {
+                    Outcome::Accepted(accepted) => Some(accepted.order_id.to_string()),
+                    _ => None,
+                },
+                fault: fault.map(FaultKind::to_string),
+                replied,
+                sender: call.sender().map(str::to_owned),
+                text: call.text().map(str::to_owned),
+                first_number: first_number(call).map(one_spelling),
+                body_fingerprint: call.body_fingerprint,
+            }
+        });
+        drop(books);
+
+        log(call, &outcome);
+        match self.write_to_file(&outcome) {
+            Ok(()) => dress(&rules, outcome),
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "an accepted order could not be written to the ledger file"
+                );
+                // Nobody is told of an order that is not written down.
+                page(500, None)
+            }
+        }
+    }
+
+    fn write_to_file(&self, outcome: &Outcome) -> io::Result<()> {
+        match (outcome, &self.file) {
+            (
+                Outcome::Accepted(Accepted {
+                    entry: Some(entry), ..
+                }),
+                Some(file),
+            ) => file.append(entry),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a fault leaves of the usual treatment of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Treatment {
+    /// All of it; at most the reply suffers.
+    Usual,
+    /// Nothing: the code is settled.
+    Answered { code: u16, http: Option<u16> },
+    /// Nothing, and there is no code either.
+    Untouched,
+}
+
+impl Treatment {
+    fn under(fault: Option<&FaultKind>) -> Self {
+        use FaultKind::*;
+        match fault {
+            None => Treatment::Usual,
+            Some(Answer { code, http }) => Treatment::Answered {
+                code: *code,
+                http: *http,
+            },
+            Some(Http { .. } | Drop | Stall(_) | Refuse) => Treatment::Untouched,
+            Some(Hold | Delay(_) | AcceptLate(_) | AcceptHold) => Treatment::Usual,
+            Some(AcceptDrop | AcceptReset | AcceptStall(_) | AcceptHttp { .. }) => Treatment::Usual,
+            Some(AcceptGarbage | AcceptCut | AcceptCutBody | AcceptEmpty) => Treatment::Usual,
+        }
+    }
+}
+
+/// May this request be treated at all? 404 for an unknown action, 400 for a body that cannot be read, 401 for wrong credentials or
+/// while the panel's switch is off (provider documentation, authentication and error-codes pages).
+fn allow(call: &Call, account: Option<usize>, rules: &Rules) -> Result<usize, Refusal> {
+    if call.action == Action::Unknown {
+        return Err(Refusal::code(404));
+    }
+    if call.request().is_none() {
+        return Err(Refusal::code(400));
+    }
+    account
+        .filter(|_| rules.api_access)
+        .ok_or_else(|| Refusal::code(401))
+}
+
+fn recipients(call: &Call) -> usize {
+    call.numbers().map_or(0, <[Value]>::len)
+}
+
+fn first_number(call: &Call) -> Option<&str> {
+    call.numbers()?.first()?.as_str()
+}
+
+type Judged = Result<(Submission, Vec<u64>), Refusal>;
+
+fn take_order(
+    books: &mut Books,
+    rules: &Rules,
+    circumstances: &Circumstances,
+    judged: Judged,
+) -> Outcome {
+    let submitted =
+        judged.and_then(|(submission, keys)| books.submit(rules, submission, &keys, circumstances));
+    match submitted {
+        Ok(accepted) => Outcome::Accepted(accepted),
+        Err(refusal) => Outcome::Refused(refusal, None),
+    }
+}
+
+/// Answers a question, or cancels an order.
+fn tell(books: &mut Books, account: usize, call: &Call, rules: &Rules, now: i64) -> Outcome {
+    let told = match call.action {
+        Action::GetBalance => {
+            let sms = books.balance(account);
+            // `amount` (in lira) means nothing for an account that pays in credits; it is shown as in the documentation's sample.
+            let balance = json!({"amount": rules.reply.money(sms.saturating_mul(158), '.'), "sms": rules.reply.figure(sms)});
+            Ok(Map::from_iter([("balance".to_owned(), balance)]))
+        }
+        Action::GetSender => Ok(Map::from_iter([(
+            "senders".to_owned(),
+            json!({"sender": rules.senders}),
+        )])),
+        Action::GetReport => reports::get_report(books, account, call, rules, now),
+        Action::GetReports => reports::get_reports(books, account, call, rules, now),
+        Action::CancelOrder => reports::cancel_order(books, account, call, now),
+        Action::SendSms | Action::Unknown => Err(Refusal::code(404)),
+    };
+    match told {
+        Ok(extras) => Outcome::Told(extras),
+        Err(refusal) => Outcome::Refused(refusal, None),
+    }
+}
+
+/// Numbers masked; texts, keys and hashes never.
+fn log(call: &Call, outcome: &Outcome) {
+    let to = || {
+        first_number(call)
+            .map(|number| masked(&one_spelling(number)))
+            .unwrap_or_default()
+    };
+    match outcome {
+        Outcome::Accepted(accepted) => {
+            tracing::debug!(order_id = accepted.order_id, to = %to(), "order accepted")
+        }
+        Outcome::Refused(refusal, _) => {
+            tracing::debug!(action = call.action.name(), code = refusal.code, to = %to(), "request refused");
+        }
+        Outcome::Throttled => tracing::debug!(to = %to(), "request throttled"),
+        Outcome::Told(_) | Outcome::Untouched => {
+            tracing::debug!(action = call.action.name(), "request seen")
+        }
+    }
+}
+
+fn dress(rules: &Rules, outcome: Outcome) -> Answer {
+    let envelope = |code: u16, http: Option<u16>, body: Vec<u8>| Answer {
+        http: http.unwrap_or_else(|| rules.reply.http_status.of(code)),
+        body,
+        content_type: "application/json",
+        retry_after: None,
+    };
+    match outcome {
+        Outcome::Accepted(accepted) => envelope(200, None, rules.reply.accepted(accepted.order_id)),
+        Outcome::Told(extras) => envelope(
+            200,
+            None,
+            rules.reply.envelope(200, message_of(200), extras),
+        ),
+        Outcome::Refused(refusal, http) => {
+            envelope(refusal.code, http, rules.reply.refusal(&refusal))
+        }
+        Outcome::Throttled => page(429, Some(1)),
+        Outcome::Untouched => page(503, None),
+    }
+}
+
+/// A reply as a gateway in front of the API gives it, outside the provider's envelope.
+fn page(status: u16, retry_after: Option<u64>) -> Answer {
+    let reason = StatusCode::from_u16(status)
+        .ok()
+        .and_then(|s| s.canonical_reason())
+        .unwrap_or("Error");
+    let (content_type, body) = match status {
+        429 => (
+            "application/json",
+            r#"{"message":"Too Many Attempts."}"#.to_owned(),
+        ),
+        _ => {
+            let body = format!(
+                "<html>\r\n<head><title>{status} {reason}</title></head>\r\n<body>\r\n<center><h1>{status} {reason}</h1></center>\r\n\
+                 </body>\r\n</html>\r\n"
+            );
+            ("text/html", body)
+        }
+    };
+    Answer {
+        http: status,
+        body: body.into_bytes(),
+        content_type,
+        retry_after,
+    }
+}
+
+impl Answer {
+    /// HTTP 200 with other bytes.
+    fn with_body(self, body: Vec<u8>) -> Response {
+        Answer {
+            http: 200,
+            body,
+            ..self
+        }
+        .into()
+    }
+}
+
+impl From<Answer> for Response {
+    fn from(answer: Answer) -> Self {
+        let mut response = Response::new(Body::from(answer.body));
+        // Every status was checked to lie in 200..=599 where it was chosen.
+        *response.status_mut() =
+            StatusCode::from_u16(answer.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        if let Some(seconds) = answer.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if (300..400).contains(&answer.http) {
+            headers.insert(LOCATION, HeaderValue::from_static("/elsewhere"));
+        }
+        response
+    }
+}
+
+/// Headers and the first half of the body, then the end of the connection.
+fn half_sent(answer: Answer) -> Response {
+    let whole = answer.body.len();
+    let half = Bytes::copy_from_slice(&answer.body[..whole / 2]);
+    let end = async {
+        // Long enough for the first half to leave.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(io::Error::from(io::ErrorKind::ConnectionAborted))
+    };
+    let mut response = Response::from(answer);
+    response
+        .headers_mut()
+        .insert(CONTENT_LENGTH, HeaderValue::from(whole));
+    *response.body_mut() = Body::from_stream(stream::iter([Ok(half)]).chain(stream::once(end)));
+    response
+}
+
+/// Ends the connection. The response is a formality that never leaves.
+fn cut_now(caller: &Caller, how: Cut) -> Response {
+    caller.cut(how);
+    Response::new(Body::empty())
+}
+
+/// Counts what is held, for as long as it is.
+struct Held<'a>(&'a AtomicU64);
+
+impl<'a> Held<'a> {
+    fn count(held: &'a AtomicU64) -> Self {
+        held.fetch_add(1, Ordering::SeqCst);
+        Held(held)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A bulk order, from its arrival to the end of its reply.
+struct BulkUnderWay<'a> {
+    shared: &'a Shared,
+    account: usize,
+}
+
+impl<'a> BulkUnderWay<'a> {
+    fn begin(shared: &'a Shared, call: &Call) -> Option<Self> {
+        let recipients = call.numbers().filter(|numbers| numbers.len() > 1)?.len();
+        let account = shared
+            .account_of(call)
+            .filter(|_| call.action == Action::SendSms)?;
+        let rules = shared.rules();
+        // The books are let go of before the order is held on to: letting go of that opens them again.
+        let began = shared.books().bulk_began(account, recipients, &rules);
+        began.then(|| BulkUnderWay { shared, account })
+    }
+}
+
+impl Drop for BulkUnderWay<'_> {
+    fn drop(&mut self) {
+        self.shared.books().bulk_ended(self.account);
+    }
+}

@@ -1,0 +1,157 @@
+//! The absences that `ARCHITECTURE.md` names, held to the source. Comments may speak of anything.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Every Rust file of the crate, as a path below `src/`, without its comments and unit tests.
+fn sources() -> Vec<(String, String)> {
+    fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).expect("a directory of ours") {
+            let path = entry.expect("a directory of ours").path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    files
+        .into_iter()
+        .map(|path| {
+            let name = path.strip_prefix(&root).expect("a file below src");
+            let text = fs::read_to_string(&path).expect("a file of ours");
+            let code = text
+                .split("#[cfg(test)]\nmod tests {")
+                .next()
+                .unwrap_or(&text);
+            let code: Vec<&str> = code
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect();
+            (name.to_string_lossy().into_owned(), code.join("\n"))
+        })
+        .collect()
+}
+
+/// The file of this module, or one in its folder.
+fn is_part_of(file: &str, module: &str) -> bool {
+    file == format!("{module}.rs") || file.starts_with(&format!("{module}/"))
+}
+
+/// None of `modules` contains any of `words`.
+fn check(modules: &[&str], words: &[&str]) {
+    let mut looked_at = 0;
+    for (file, code) in sources() {
+        if !modules.iter().any(|module| is_part_of(&file, module)) {
+            continue;
+        }
+        looked_at += 1;
+        for word in words {
+            assert!(!code.contains(word), "src/{file} says {word:?}");
+        }
+    }
+    assert!(
+        looked_at >= modules.len(),
+        "{modules:?}: only {looked_at} files"
+    );
+}
+
+#[test]
+fn the_outbox_knows_no_provider_and_no_http() {
+    check(&["outbox"], &["provider::", "reqwest", "sandbox::"]);
+}
+
+#[test]
+fn the_provider_knows_no_outbox_and_no_sql() {
+    check(&["provider"], &["outbox::", "sqlx", "sandbox::"]);
+}
+
+#[test]
+fn pure_files_know_no_database_no_network_no_runtime_and_no_clock() {
+    check(
+        &["lifecycle", "backoff", "message", "provider/classify"],
+        &[
+            "sqlx",
+            "reqwest",
+            "tokio",
+            "Instant",
+            "SystemTime",
+            "Utc::now",
+            "std::env",
+        ],
+    );
+}
+
+#[test]
+fn only_the_commands_and_the_private_postgres_read_the_environment() {
+    for (file, code) in sources() {
+        if is_part_of(&file, "cli") || is_part_of(&file, "embedded") {
+            continue;
+        }
+        for word in ["env::var", "dotenv", "vars_os"] {
+            assert!(!code.contains(word), "src/{file} says {word:?}");
+        }
+    }
+}
+
+#[test]
+fn no_call_to_the_outbox_opens_a_transaction() {
+    check(&["outbox", "dispatch", "daemon"], &[".begin(", "BEGIN"]);
+}
+
+#[test]
+fn the_worker_and_the_sandbox_share_nothing() {
+    check(
+        &["sandbox"],
+        &[
+            "crate::outbox",
+            "crate::provider",
+            "crate::message",
+            "crate::lifecycle",
+            "crate::dispatch",
+        ],
+    );
+    check(
+        &[
+            "daemon",
+            "dispatch",
+            "config",
+            "lifecycle",
+            "message",
+            "backoff",
+        ],
+        &["sandbox::"],
+    );
+}
+
+#[test]
+fn only_the_outbox_speaks_sql_to_the_schema() {
+    for (file, code) in sources() {
+        // The demo plays an application.
+        if is_part_of(&file, "outbox") || is_part_of(&file, "demo") {
+            continue;
+        }
+        for word in ["sqlx::query", "raw_sql"] {
+            assert!(!code.contains(word), "src/{file} says {word:?}");
+        }
+    }
+}
+
+#[test]
+fn nothing_notifies_and_nothing_listens() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for directory in ["migrations", "src/outbox"] {
+        for entry in fs::read_dir(root.join(directory)).expect("a directory of ours") {
+            let path = entry.expect("a directory of ours").path();
+            let text = fs::read_to_string(&path).expect("a file of ours");
+            for word in ["NOTIFY", "LISTEN ", "pg_notify", "PgListener"] {
+                assert!(!text.contains(word), "{} says {word:?}", path.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What a pause holds back does not stand in the way of what it does not.
+
+use sms_outbox::lifecycle::PauseScope;
+use sms_outbox::outbox::{Outbox, PauseOrder};
+
+use crate::support::postgres::TestDatabase;
+use crate::support::provider::{FakeProvider, in_order};
+use crate::support::worker::{Worker, count, insert_many, wait_for_count, wait_for_statuses};
+
+const PARKED: &str = "SELECT count(*) FROM sms_outbox.jobs WHERE parked IS NOT NULL";
+
+fn by_hand<'a>(scope: PauseScope, sender: &'a str) -> PauseOrder<'a> {
+    PauseOrder {
+        account: "default",
+        scope,
+        sender,
+        trouble: None,
+        reason: "a test",
+        by: "a person",
+        lasts: None,
+        probing: None,
+    }
+}
+
+#[tokio::test]
+async fn a_paused_senders_backlog_is_put_aside_and_comes_back() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let outbox = Outbox::new(pool.clone());
+    let provider = FakeProvider::scripted(in_order);
+    outbox
+        .pause(&by_hand(PauseScope::Sender, "HELD"))
+        .await
+        .expect("the pause");
+    let held = insert_many(pool, 300, &[("sender", "'HELD'")]).await;
+    let others = insert_many(pool, 20, &[]).await;
+    let worker = Worker::start(&database, &provider, &["--rate-per-second", "0"]);
+    wait_for_count(pool, PARKED, |parked| parked == 300).await;
+    wait_for_statuses(pool, &others, "sent").await;
+    assert!(
+        provider
+            .orders()
+            .iter()
+            .all(|order| order.sender() != "HELD")
+    );
+
+    outbox
+        .end_pause("default", PauseScope::Sender, "HELD", "a person")
+        .await
+        .expect("the end of the pause");
+    wait_for_statuses(pool, &held, "sent").await;
+    worker.stop().await;
+    assert_eq!(count(pool, PARKED).await, 0);
+    assert_eq!(provider.orders().len(), 320);
+}
+
+#[tokio::test]
+async fn paused_marketing_is_put_aside_and_transactional_messages_are_not() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let outbox = Outbox::new(pool.clone());
+    let provider = FakeProvider::scripted(in_order);
+    outbox
+        .pause(&by_hand(PauseScope::Iys, ""))
+        .await
+        .expect("the pause");
+    let marketing = [("iys", "true"), ("iys_list", "'BIREYSEL'")];
+    let held = insert_many(pool, 30, &marketing).await;
+    let others = insert_many(pool, 30, &[]).await;
+    let worker = Worker::start(&database, &provider, &["--rate-per-second", "0"]);
+    wait_for_statuses(pool, &others, "sent").await;
+    wait_for_count(pool, PARKED, |parked| parked == 30).await;
+    outbox
+        .end_pause("default", PauseScope::Iys, "", "a person")
+        .await
+        .expect("the end of the pause");
+    wait_for_statuses(pool, &held, "sent").await;
+    worker.stop().await;
+}
