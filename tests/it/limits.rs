@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use sms_outbox::daemon::Ended;
-use sms_outbox::outbox::Outbox;
+use sms_outbox::outbox::{Outbox, Slots};
 use uuid::Uuid;
 
 use crate::support::postgres::TestDatabase;
 use crate::support::provider::{FakeProvider, Hold, Reply, Request, in_order, order_id};
 use crate::support::worker::{
-    Process, Worker, count, insert, insert_many, job, wait_for_jobs, wait_for_status,
-    wait_for_statuses,
+    Process, Worker, count, insert, insert_many, job, wait_for_count, wait_for_jobs,
+    wait_for_status, wait_for_statuses,
 };
 
 /// The most recipients that arrived within any second.
@@ -41,7 +41,8 @@ async fn no_second_holds_more_recipients_than_the_limit_over_all_workers() {
     let five =
         "ARRAY(SELECT '90533' || lpad((10 * n + i)::text, 7, '0') FROM generate_series(1, 5) AS i)";
     ids.extend(insert_many(pool, 4, &[("recipients", five)]).await);
-    let flags = ["--rate-per-second", "20"];
+    // No divisor of anything else here.
+    let flags = ["--rate-per-second", "23"];
     let workers = [0, 1].map(|_| Process::worker(&database.url(), &provider.url(), &flags));
     provider.wait_for_orders(5).await;
     ids.extend(insert_many(pool, 10, &[("priority", "0")]).await);
@@ -54,9 +55,70 @@ async fn no_second_holds_more_recipients_than_the_limit_over_all_workers() {
     let orders = provider.orders();
     assert_eq!(orders.len(), 54);
     let most = most_in_a_second(&orders);
-    assert!(most <= 20, "{most} recipients in one second");
-    // 70 recipients at 20 a second; the limit is to be used, too.
+    assert!(most <= 23, "{most} recipients in one second");
+    // 70 recipients at 23 a second; the limit is to be used, too.
     assert!(took < Duration::from_secs(8), "{took:?}");
+}
+
+/// Recipients that have been granted a moment.
+const GRANTED: &str =
+    "SELECT coalesce(sum(n), 0)::bigint FROM sms_outbox.rate_rings, unnest(granted) AS n";
+
+#[tokio::test]
+async fn a_message_that_missed_its_moment_does_not_leave_without_another() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    let flags = ["--rate-per-second", "2"];
+    insert(pool, &[("body", "'first'")]).await;
+    let worker = Worker::start(&database, &provider, &flags);
+    provider.wait_for_orders(1).await;
+    // The database answers late: by then, the moment it gave has passed.
+    let mut slow = pool.begin().await.expect("a connection");
+    sqlx::query("SELECT FROM sms_outbox.rate_rings FOR UPDATE")
+        .execute(&mut *slow)
+        .await
+        .expect("locked");
+    let late = insert(pool, &[("body", "'late'")]).await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
+                   AND query LIKE '%Takes what is due%' AND now() - query_start > interval '2 seconds'";
+    wait_for_count(pool, waiting, |n| n >= 1).await;
+    slow.rollback().await.expect("unlocked");
+    wait_for_status(pool, late, "sent").await;
+    worker.stop().await;
+    // What was granted more than a second ago has been forgotten: the moment that was missed, and the one that was used.
+    let granted = count(pool, GRANTED).await;
+    assert!(
+        granted >= 2,
+        "{granted}: it left without a moment of its own"
+    );
+}
+
+#[tokio::test]
+async fn a_worker_whose_database_is_far_away_is_waited_for_by_the_whole_fleet() {
+    let database = TestDatabase::create().await;
+    let outbox = Outbox::new(database.pool().clone());
+    let slots = |slack| Slots {
+        per_second: 10,
+        slack: Duration::from_millis(slack),
+        horizon: Duration::from_secs(5),
+    };
+    let reserve = async |slack| {
+        let wait_us = outbox.reserve_slot("default", slots(slack), 1, true).await;
+        wait_us
+            .expect("answered")
+            .expect("a moment within the horizon")
+    };
+    // Ten that may leave half a second late, and so until 0.5 s from now.
+    let began = Instant::now();
+    for _ in 0..10 {
+        assert!(reserve(500).await <= 0, "there is room now");
+    }
+    // Whoever comes next may not count on their having left in time.
+    let wait = Duration::from_micros(u64::try_from(reserve(20).await).expect("in the future"));
+    let took = began.elapsed();
+    assert!(wait + took >= Duration::from_millis(1_490), "{wait:?}");
+    assert!(wait <= Duration::from_millis(1_520), "{wait:?}");
 }
 
 #[tokio::test]
