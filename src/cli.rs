@@ -1,8 +1,15 @@
 //! The program: one file per family of commands, with no SQL and no rules of its own.
 
+mod database;
 mod demo;
+mod doctor;
+mod inspect;
 mod migrate;
+mod operate;
+mod pause;
 mod sandbox;
+mod send;
+mod text;
 mod worker;
 
 use std::process::ExitCode;
@@ -59,6 +66,26 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Send what is due; run any number of these, on any number of machines
     Worker(Box<crate::config::WorkerArgs>),
+    /// Put a message into the outbox
+    Send(Box<send::SendArgs>),
+    /// What is there: jobs by status, account, sender, number or age
+    List(Box<inspect::ListArgs>),
+    /// One job: what became of it, what moves it on, and every request that was made for it
+    Show(inspect::ShowArgs),
+    /// The queue at a glance: counts, the oldest due job, pauses
+    Stats(inspect::StatsArgs),
+    /// Put failed jobs back into the queue, with all their attempts
+    Retry(operate::RetryArgs),
+    /// Take queued jobs out; what is being sent already cannot be recalled
+    Cancel(operate::CancelArgs),
+    /// Settle a job of which nobody knows whether it was sent
+    Resolve(operate::ResolveArgs),
+    /// Hold back an account, a sender or an account's marketing, for all workers
+    Pause(pause::PauseArgs),
+    /// End a pause, whoever began it
+    Resume(pause::ResumeArgs),
+    /// Look whether everything is in place, and say what to do about each fault
+    Doctor(Box<doctor::DoctorArgs>),
     /// Stand in for the provider on this machine, with faults on demand
     Sandbox(Box<sandbox::Args>),
 }
@@ -111,6 +138,16 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Worker(args) => worker::run(*args).await,
+        Command::Send(args) => send::run(*args).await,
+        Command::List(args) => inspect::list(*args).await,
+        Command::Show(args) => inspect::show(args).await,
+        Command::Stats(args) => inspect::stats(args).await,
+        Command::Retry(args) => operate::retry(args).await,
+        Command::Cancel(args) => operate::cancel(args).await,
+        Command::Resolve(args) => operate::resolve(args).await,
+        Command::Pause(args) => pause::pause(args).await,
+        Command::Resume(args) => pause::resume(args).await,
+        Command::Doctor(args) => doctor::run(*args).await,
         Command::Sandbox(args) => sandbox::run(*args).await.map(|()| ExitCode::SUCCESS),
     }
 }

@@ -308,6 +308,15 @@ impl WorkerArgs {
     }
 }
 
+/// How many connections to the database a worker for so many accounts takes at most.
+#[must_use]
+pub fn connections(accounts: usize) -> u32 {
+    u32::try_from(accounts)
+        .unwrap_or(u32::MAX)
+        .saturating_mul(3)
+        .saturating_add(4)
+}
+
 /// Key and hash of one account.
 #[derive(Clone, Debug)]
 pub struct AccountSecrets {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{AccountSecrets, Misconfigured, WorkerArgs},
+    config::{AccountSecrets, Misconfigured, WorkerArgs, connections},
     dispatch::{Account, Dispatch, Outage, Settings},
     outbox::{ConnectOptions, Outbox, OutboxError, SchemaState},
     provider::{Credentials, Provider, ProviderConfig, ProviderError},
@@ -89,12 +89,8 @@ pub async fn run(
             credentials: Credentials::new(secrets.key, secrets.hash),
         })
         .collect();
-    let connections = u32::try_from(accounts.len())
-        .unwrap_or(u32::MAX)
-        .saturating_mul(3)
-        .saturating_add(4);
     let outbox = ConnectOptions {
-        connections,
+        connections: connections(accounts.len()),
         application_name: format!("sms-outbox {worker}"),
         ..config.database.connect_options()?
     }

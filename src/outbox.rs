@@ -7,6 +7,7 @@
 mod claim;
 mod connect;
 mod enqueue;
+mod examine;
 mod inspect;
 mod migrate;
 mod operate;
@@ -21,10 +22,11 @@ use sqlx::{PgConnection, PgPool};
 pub use claim::{Claim, Slots};
 pub use connect::{ConnectOptions, GuardedPool, guard_against_lost_writes};
 pub use enqueue::{EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once};
+pub use examine::{Missing, Pooling, QueueFacts, SenderInUse, ServerFacts};
 pub use inspect::{AttemptRow, Filter, JobRow, QueueStat};
 pub use migrate::{MigrationError, SchemaState};
 pub use operate::{Cancelled, Resolution, Resolved};
-pub use pause::{DueProbe, PauseOrder, Probing};
+pub use pause::{DueProbe, PauseOrder, PauseRow, PausedByHand, Probing};
 pub use record::{Content, Evidence, Observer, Record, Recorded};
 pub use rescue::Abandoned;
 

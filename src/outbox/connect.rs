@@ -46,7 +46,7 @@ impl ConnectOptions {
         }
     }
 
-    fn driver_options(&self) -> Result<PgConnectOptions, OutboxError> {
+    pub(super) fn driver_options(&self) -> Result<PgConnectOptions, OutboxError> {
         let options =
             PgConnectOptions::from_str(&self.url).map_err(|source| OutboxError::Refused {
                 doing: "reading the database address",

@@ -1,5 +1,6 @@
 //! Answers for people: what is there, what happened to one job, how the queue is doing.
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -31,13 +32,17 @@ pub struct Filter {
     pub newer_than_s: Option<i64>,
     /// Not more than this many.
     pub at_most: i64,
+    /// Of each job's numbers, not more than this many; for [`Outbox::list`].
+    pub numbers_at_most: Option<i32>,
+    /// With, or without, an unanswered request that may have been accepted; for [`Outbox::matching`].
+    pub in_doubt: Option<bool>,
 }
 
 /// A job as a person sees it. Moments are UTC, as in `2026-11-22T14:05:09.123Z`.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 #[expect(
     missing_docs,
-    reason = "the fields are the columns of sms_outbox.jobs, which its comments explain"
+    reason = "the fields are the columns of sms_outbox.jobs, which its comments explain, and how many numbers there are in all"
 )]
 pub struct JobRow {
     pub id: Uuid,
@@ -45,6 +50,7 @@ pub struct JobRow {
     pub status: String,
     pub sender: String,
     pub recipients: Vec<Option<String>>,
+    pub recipient_count: i32,
     pub body: String,
     pub iys: bool,
     pub iys_list: Option<String>,
@@ -62,6 +68,7 @@ pub struct JobRow {
     pub duplicate: bool,
     pub duplicate_of: Option<Uuid>,
     pub rejected_recipients: Option<Vec<Option<String>>>,
+    pub rejected_count: Option<i32>,
     pub error_class: Option<String>,
     pub error_code: Option<i32>,
     pub error_message: Option<String>,
@@ -135,8 +142,49 @@ impl Outbox {
                 .bind(filter.older_than_s)
                 .bind(filter.newer_than_s)
                 .bind(filter.at_most)
+                .bind(filter.numbers_at_most)
                 .persistent(false)
                 .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+
+    /// The ids of the jobs that fit, the oldest first.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn matching(&self, filter: &Filter) -> Result<Vec<Uuid>, OutboxError> {
+        self.call("looking for jobs", async |connection| {
+            sqlx::query_scalar(include_str!("matching.sql"))
+                .bind(&filter.ids)
+                .bind(&filter.account)
+                .bind(&filter.status)
+                .bind(&filter.error_class)
+                .bind(&filter.sender)
+                .bind(filter.batch)
+                .bind(&filter.idempotency_key)
+                .bind(&filter.recipient)
+                .bind(filter.older_than_s)
+                .bind(filter.newer_than_s)
+                .bind(filter.at_most)
+                .bind(filter.in_doubt)
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+
+    /// The database's clock, which decides what is due.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn now(&self) -> Result<DateTime<Utc>, OutboxError> {
+        self.call("reading the clock", async |connection| {
+            sqlx::query_scalar(include_str!("now.sql"))
+                .persistent(false)
+                .fetch_one(connection)
                 .await
         })
         .await

@@ -1,8 +1,12 @@
 -- Jobs that fit a filter, the newest first. Numbers and text are left to the reader's discretion, so they are handed over.
 --   $1 ids   $2 account   $3 status   $4 error class   $5 sender   $6 batch   $7 idempotency key   $8 a recipient (normalised)
 --   $9 created at least so many seconds ago   $10 at most so many seconds ago   $11 at most
-SELECT id, account, sender, recipients[:] AS recipients, body, iys, iys_list, priority, idempotency_key, max_attempts, metadata, traceparent,
-       batch_id, status, attempt, order_id, duplicate, duplicate_of, rejected_recipients[:] AS rejected_recipients, error_class, error_code,
+--   $12 numbers of one job at most (null: all): fifty bulk orders would otherwise be fifty times 50,000 numbers
+SELECT id, account, sender, (trim_array(recipients, greatest(cardinality(recipients) - $12, 0)))[:] AS recipients,
+       cardinality(recipients) AS recipient_count, body, iys, iys_list, priority, idempotency_key, max_attempts, metadata, traceparent,
+       batch_id, status, attempt, order_id, duplicate, duplicate_of,
+       (trim_array(rejected_recipients, greatest(cardinality(rejected_recipients) - $12, 0)))[:] AS rejected_recipients,
+       cardinality(rejected_recipients) AS rejected_count, error_class, error_code,
        error_message, worker,
        to_char(due_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS due_at,
        to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS expires_at,

@@ -138,7 +138,7 @@ impl ConnectOptions {
 
 /// Whether the server process is ours for as long as the connection lasts. What we asked for at start-up has arrived
 /// there only if nothing that shares server processes stands in between: PgBouncer drops it, or refuses the connection.
-async fn holds_a_session(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+pub(super) async fn holds_a_session(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let marked = connection
         .fetch_one("SELECT current_setting('sms_outbox.session', true)")
         .await?;

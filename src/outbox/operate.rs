@@ -32,6 +32,8 @@ pub enum Resolution {
 pub enum Resolved {
     /// As asked.
     Done,
+    /// It cannot be sent again: its `expires_at` has come.
+    Expired,
     /// The job is not uncertain but this.
     NotUncertain(Status),
     /// There is no such job.
@@ -39,7 +41,8 @@ pub enum Resolved {
 }
 
 impl Outbox {
-    /// Puts failed jobs that fit back into the queue, with all their attempts; returns their ids.
+    /// Puts failed jobs that fit back into the queue, with all their attempts; returns their ids. One whose `expires_at` has
+    /// come is left as it is.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
@@ -119,11 +122,11 @@ impl Outbox {
         if done.is_some() {
             return Ok(Resolved::Done);
         }
-        Ok(self
-            .statuses(&[id])
-            .await?
-            .get(&id)
-            .map_or(Resolved::Unknown, |status| Resolved::NotUncertain(*status)))
+        Ok(match self.statuses(&[id]).await?.get(&id) {
+            None => Resolved::Unknown,
+            Some(Status::Uncertain) => Resolved::Expired,
+            Some(status) => Resolved::NotUncertain(*status),
+        })
     }
 
     /// What these jobs are right now; unknown ids are left out.

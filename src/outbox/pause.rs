@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, from_millis, millis};
@@ -37,6 +38,37 @@ pub struct Probing {
     pub longest: Duration,
 }
 
+/// A pause that holds, as a person sees it. Moments are UTC, as in `2026-11-22T14:05:09.123Z`.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the columns of sms_outbox.pauses, which its comments explain"
+)]
+pub struct PauseRow {
+    pub account: String,
+    pub scope: String,
+    pub sender: String,
+    pub error_class: Option<String>,
+    pub error_code: Option<i32>,
+    pub reason: String,
+    pub paused_by: String,
+    pub strikes: i32,
+    /// Milliseconds since it began.
+    pub held_for_ms: i64,
+    pub since: Option<String>,
+    pub until: Option<String>,
+    pub probe_at: Option<String>,
+}
+
+/// A pause that an operator began.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct PausedByHand {
+    /// When it ends by itself (UTC), if it does.
+    pub until: Option<String>,
+    /// The reason of the pause that held before and is replaced.
+    pub replaced: Option<String>,
+}
+
 /// A probe that this worker is to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DueProbe {
@@ -68,6 +100,73 @@ impl Outbox {
                 .bind(order.probing.map(|probing| millis(probing.longest)))
                 .persistent(self.persistent)
                 .fetch_optional(connection)
+                .await
+        })
+        .await
+    }
+
+    /// Begins a pause that an operator wants: it replaces what held before, and ends only by hand or when its time comes.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn pause_by_hand(
+        &self,
+        account: &str,
+        scope: PauseScope,
+        sender: &str,
+        reason: &str,
+        by: &str,
+        lasts: Option<Duration>,
+    ) -> Result<PausedByHand, OutboxError> {
+        self.call("pausing", async |connection| {
+            sqlx::query_as(include_str!("pause_by_hand.sql"))
+                .bind(account)
+                .bind(scope.as_str())
+                .bind(sender)
+                .bind(reason)
+                .bind(by)
+                .bind(lasts.map(millis))
+                .persistent(false)
+                .fetch_one(connection)
+                .await
+        })
+        .await
+    }
+
+    /// Ends pauses for an operator, whatever began them; returns those that held. `None` stands for all.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn resume(
+        &self,
+        account: Option<&str>,
+        scope: Option<PauseScope>,
+        sender: Option<&str>,
+        by: &str,
+    ) -> Result<Vec<PauseRow>, OutboxError> {
+        self.call("resuming", async |connection| {
+            sqlx::query_as(include_str!("resume.sql"))
+                .bind(account)
+                .bind(scope.map(PauseScope::as_str))
+                .bind(sender)
+                .bind(by)
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+
+    /// The pauses that hold, of one account or of all.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn pauses(&self, account: Option<&str>) -> Result<Vec<PauseRow>, OutboxError> {
+        self.call("reading pauses", async |connection| {
+            sqlx::query_as(include_str!("pauses.sql"))
+                .bind(account)
+                .persistent(false)
+                .fetch_all(connection)
                 .await
         })
         .await

@@ -13,4 +13,6 @@ SET status = $2,
     error_code = CASE WHEN $2 = 'sent' THEN NULL ELSE error_code END,
     error_message = CASE WHEN $2 = 'sent' THEN NULL WHEN $2 = 'failed' THEN 'Given up by hand.' ELSE error_message END
 WHERE id = $1 AND status = 'uncertain'
+  -- It would end as expired, which says that it was never accepted; and that is what nobody knows.
+  AND ($2 <> 'queued' OR expires_at IS NULL OR expires_at > now())
 RETURNING id

@@ -1,8 +1,9 @@
--- Back to the queue by hand, with all attempts to spend: failed jobs only, because a person has looked at what failed.
+-- Back to the queue by hand, with all attempts to spend: failed jobs only, because a person has looked at what failed. What
+-- may not be sent any more stays as it is, with the reason why it failed.
 --   $1 ids   $2 account   $3 error class   $4 sender   $5 batch   $6 at most
 WITH chosen AS MATERIALIZED (
     SELECT id FROM sms_outbox.jobs
-    WHERE status = 'failed'
+    WHERE status = 'failed' AND (expires_at IS NULL OR expires_at > now())
       -- One that an unanswered request stands behind may have been sent: it is retried by its id only, knowingly.
       AND ($1::uuid[] IS NOT NULL OR ambiguous_since IS NULL)
       AND ($1::uuid[] IS NULL OR id = ANY ($1))

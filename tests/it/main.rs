@@ -2,6 +2,7 @@
 
 mod answers;
 mod architecture;
+mod cli;
 mod configuration;
 mod documentation;
 mod doubts;

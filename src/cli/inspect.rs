@@ -1,0 +1,478 @@
+//! `sms-outbox list`, `show` and `stats`
+
+pub(super) mod explain;
+
+use std::{process::ExitCode, time::Duration};
+
+use chrono::{DateTime, Utc};
+use clap::{Args, builder::PossibleValuesParser};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    database::{explained, open},
+    text::{self, Reveal, count, span},
+};
+use crate::{
+    config::{DatabaseArgs, duration},
+    lifecycle::{ErrorClass, Status},
+    message::{Coding, ForeignNumbers, Parts, Recipient, estimate},
+    outbox::{AttemptRow, Filter, JobRow, PauseRow, QueueStat},
+};
+
+/// Of a listed job's numbers, as many are read at most. A bulk order has up to 50,000.
+const LISTED_NUMBERS: i32 = 100;
+
+#[derive(Args, Debug)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    /// Only jobs in this status
+    #[arg(long, value_name = "STATUS", value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)))]
+    status: Option<String>,
+
+    /// Only jobs of this account
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
+
+    /// Only jobs that met this class of trouble
+    #[arg(long, value_name = "CLASS", value_parser = PossibleValuesParser::new(ErrorClass::ALL.map(ErrorClass::as_str)))]
+    class: Option<String>,
+
+    /// Only jobs of this sender; case and spaces count
+    #[arg(long, value_name = "SENDER")]
+    sender: Option<String>,
+
+    /// Only the parts of this bulk message
+    #[arg(long, value_name = "BATCH_ID")]
+    batch: Option<Uuid>,
+
+    /// Only the job with this idempotency key
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+
+    /// Only jobs to this number, in any spelling
+    #[arg(long, value_name = "NUMBER", value_parser = recipient)]
+    to: Option<Recipient>,
+
+    /// Only jobs created longer ago than this
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    older: Option<Duration>,
+
+    /// Only jobs created within this time
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    newer: Option<Duration>,
+
+    /// How many jobs at most, the newest first
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+
+    #[command(flatten)]
+    reveal: RevealArgs,
+
+    /// Answer with a JSON array: the columns of sms_outbox.jobs, moments in UTC. Of more than 100 recipients the first 100
+    /// are there; recipient_count tells how many there are, and `show` has them all
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ShowArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    /// The job
+    #[arg(value_name = "ID")]
+    id: Uuid,
+
+    #[command(flatten)]
+    reveal: RevealArgs,
+
+    /// Answer with a JSON object: the columns of sms_outbox.jobs, its `attempts`, the `pauses` that hold it back, and
+    /// `explanation`, an array of sentences
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct RevealArgs {
+    /// Show numbers, texts, metadata and keys in full. Without it numbers are masked and texts left out, because what a
+    /// terminal shows ends up in tickets, chats and recordings, and these are other people's messages
+    #[arg(long)]
+    reveal: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct StatsArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    /// Answer with a JSON array: the rows of sms_outbox.queue_stats, ages in milliseconds
+    #[arg(long)]
+    json: bool,
+}
+
+fn recipient(text: &str) -> Result<Recipient, String> {
+    // Which numbers are sent to is for workers to say; any may be looked for.
+    Recipient::parse(text, ForeignNumbers::Allowed).map_err(|error| error.to_string())
+}
+
+pub(super) async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
+    let outbox = open(&args.database).await?;
+    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let filter = Filter {
+        ids: None,
+        account: args.account,
+        status: args.status,
+        error_class: args.class,
+        sender: args.sender,
+        batch: args.batch,
+        idempotency_key: args.key,
+        recipient: args.to.map(|number| number.as_str().to_owned()),
+        older_than_s: args.older.map(seconds),
+        newer_than_s: args.newer.map(seconds),
+        // One more than asked for tells whether there are more.
+        at_most: i64::from(args.limit) + 1,
+        numbers_at_most: Some(LISTED_NUMBERS),
+        in_doubt: None,
+    };
+    let mut jobs = outbox.list(&filter).await.map_err(explained)?;
+    let now = outbox.now().await.map_err(explained)?;
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let more = jobs.len() > limit;
+    jobs.truncate(limit);
+    let reveal = Reveal::from(args.reveal.reveal);
+    if args.json {
+        let jobs: Vec<Value> = jobs.iter().map(|job| job_json(job, reveal)).collect();
+        text::print_json(&jobs)?;
+    } else if jobs.is_empty() {
+        text::print("No job fits.\n")?;
+    } else {
+        text::print(&job_table(&jobs, now, reveal, text::width()))?;
+    }
+    if more {
+        eprintln!(
+            "There are more: these are the newest {}. A larger --limit shows more of them.",
+            args.limit
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
+    let outbox = open(&args.database).await?;
+    let Some(job) = outbox.job(args.id).await.map_err(explained)? else {
+        anyhow::bail!(
+            "there is no job {}: `sms-outbox list` shows what there is (finished jobs may have been pruned)",
+            args.id
+        );
+    };
+    let now = outbox.now().await.map_err(explained)?;
+    let attempts = outbox.attempts(args.id).await.map_err(explained)?;
+    let pauses: Vec<PauseRow> = outbox
+        .pauses(Some(&job.account))
+        .await
+        .map_err(explained)?
+        .into_iter()
+        .filter(|pause| explain::holds_back(pause, &job))
+        .collect();
+    let explanation = explain::sentences(&job, &pauses, now);
+    let reveal = Reveal::from(args.reveal.reveal);
+    if args.json {
+        let mut answer = job_json(&job, reveal);
+        answer["attempts"] = json!(attempts);
+        answer["pauses"] = json!(pauses);
+        answer["explanation"] = json!(explanation);
+        text::print_json(&answer)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut answer = job_sheet(&job, now, reveal);
+    answer.push('\n');
+    for sentence in &explanation {
+        answer.push_str(sentence);
+        answer.push('\n');
+    }
+    answer.push('\n');
+    if attempts.is_empty() {
+        answer.push_str("No request has been made for it.\n");
+    } else {
+        answer.push_str(&attempt_table(&attempts, now, text::width()));
+    }
+    text::print(&answer)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn stats(args: StatsArgs) -> anyhow::Result<ExitCode> {
+    let outbox = open(&args.database).await?;
+    let stats = outbox.stats().await.map_err(explained)?;
+    if args.json {
+        text::print_json(&stats)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let pauses = outbox.pauses(None).await.map_err(explained)?;
+    text::print(&stats_page(&stats, &pauses, text::width()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A job by its column names. What is hidden is null, so that no script mistakes it for an empty text.
+fn job_json(job: &JobRow, reveal: Reveal) -> Value {
+    let mut answer = json!(job);
+    let numbers = |numbers: &[Option<String>]| -> Vec<Option<String>> {
+        numbers
+            .iter()
+            .map(|number| number.as_deref().map(|number| reveal.number(number)))
+            .collect()
+    };
+    answer["recipients"] = json!(numbers(&job.recipients));
+    answer["rejected_recipients"] = json!(job.rejected_recipients.as_deref().map(numbers));
+    answer["idempotency_key"] = json!(job.idempotency_key.as_deref().map(|key| reveal.key(key)));
+    if reveal == Reveal::Hidden {
+        answer["body"] = Value::Null;
+        answer["metadata"] = Value::Null;
+    }
+    let parts = estimate(&job.body);
+    answer["body_characters"] = json!(job.body.chars().count());
+    answer["coding"] = json!(coding(parts.coding));
+    answer["parts_least"] = json!(parts.least);
+    answer["parts_most"] = json!(parts.most);
+    answer
+}
+
+pub(super) const fn coding(coding: Coding) -> &'static str {
+    match coding {
+        Coding::English => "english",
+        Coding::Turkish => "turkish",
+        Coding::Unicode => "unicode",
+    }
+}
+
+/// `1 part`, `1 to 2 parts`
+pub(super) fn parts_said(parts: Parts) -> String {
+    if parts.least == parts.most {
+        count(parts.least, "part")
+    } else {
+        format!("{} to {} parts", parts.least, parts.most)
+    }
+}
+
+fn body_said(body: &str, reveal: Reveal) -> String {
+    match reveal {
+        Reveal::Shown => body.to_owned(),
+        Reveal::Hidden => {
+            let characters = count(body.chars().count(), "character");
+            format!("{characters}, {}", parts_said(estimate(body)))
+        }
+    }
+}
+
+/// The first of the numbers, and how many more there are.
+fn numbers_said(job: &JobRow, at_most: usize, reveal: Reveal) -> String {
+    let mut said: Vec<String> = job
+        .recipients
+        .iter()
+        .take(at_most)
+        .map(|number| {
+            number
+                .as_deref()
+                .map_or_else(|| "(null)".to_owned(), |number| reveal.number(number))
+        })
+        .collect();
+    let all = usize::try_from(job.recipient_count).unwrap_or(0);
+    if all > said.len() {
+        said.push(format!("and {} more", all - said.len()));
+    }
+    said.join(", ")
+}
+
+/// Narrow terminals get fewer columns: a wrapped id cannot be copied.
+fn job_table(jobs: &[JobRow], now: DateTime<Utc>, reveal: Reveal, width: Option<u16>) -> String {
+    let several_accounts = jobs.iter().any(|job| job.account != "default");
+    let is_wide = width.is_none_or(|width| width >= 130);
+    let mut header = vec!["ID", "STATUS", "AGE"];
+    if is_wide {
+        if several_accounts {
+            header.push("ACCOUNT");
+        }
+        header.extend(["SENDER", "TO", "TEXT", "TRIES", "NOTE"]);
+    } else {
+        header.push("MESSAGE");
+    }
+    let mut table = text::table(&header, 3, width.map(|width| width.max(72)));
+    for job in jobs {
+        let age = text::ms_until(job.created_at.as_deref(), now).map_or_else(String::new, span);
+        let mut row = vec![job.id.to_string(), job.status.clone(), age];
+        let (to, body, note) = (
+            numbers_said(job, 2, reveal),
+            one_line(&body_said(&job.body, reveal)),
+            explain::note(job, now),
+        );
+        if is_wide {
+            if several_accounts {
+                row.push(job.account.clone());
+            }
+            row.extend([job.sender.clone(), to, body, job.attempt.to_string(), note]);
+        } else {
+            let account = if several_accounts {
+                format!("{}: ", job.account)
+            } else {
+                String::new()
+            };
+            let note = if note.is_empty() {
+                note
+            } else {
+                format!("; {note}")
+            };
+            row.push(format!("{account}{} to {to}; {body}{note}", job.sender));
+        }
+        table.add_row(row);
+    }
+    text::lines(&table)
+}
+
+/// A revealed text must not break its table, nor do anything to the terminal.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// Everything that is known about a job, a line each; what is not set is left out.
+fn job_sheet(job: &JobRow, now: DateTime<Utc>, reveal: Reveal) -> String {
+    // A year that only Postgres can hold is shown as it came.
+    let at =
+        |moment: &Option<String>| text::moment(moment.as_deref(), now).or_else(|| moment.clone());
+    let rejected = job.rejected_recipients.as_deref().map(|numbers| {
+        let shown = numbers.iter().map(|number| {
+            number
+                .as_deref()
+                .map_or_else(|| "(null)".to_owned(), |number| reveal.number(number))
+        });
+        shown.collect::<Vec<_>>().join(", ")
+    });
+    let iys = match &job.iys_list {
+        Some(list) => format!("marketing, list {list}"),
+        None => "transactional".to_owned(),
+    };
+    let shown_numbers = match reveal {
+        Reveal::Hidden => 10,
+        Reveal::Shown => usize::MAX,
+    };
+    let recipients = format!(
+        "{} ({})",
+        numbers_said(job, shown_numbers, reveal),
+        count(job.recipient_count, "recipient")
+    );
+    let body = match reveal {
+        Reveal::Hidden => format!("{} (--reveal shows it)", body_said(&job.body, reveal)),
+        // Line breaks stay, everything else that a terminal would obey does not.
+        Reveal::Shown => job
+            .body
+            .chars()
+            .map(|c| if c.is_control() && c != '\n' { ' ' } else { c })
+            .collect(),
+    };
+    let metadata = match (&job.metadata, reveal) {
+        (Value::Object(fields), _) if fields.is_empty() => None,
+        (_, Reveal::Hidden) => Some("(--reveal shows it)".to_owned()),
+        (metadata, Reveal::Shown) => Some(metadata.to_string()),
+    };
+    let error = job.error_class.as_ref().map(|class| {
+        let code = job
+            .error_code
+            .map_or_else(String::new, |code| format!(" {code}"));
+        let message = job.error_message.as_deref().unwrap_or_default();
+        format!("{class}{code}: {message}")
+    });
+    let lines: [(&str, Option<String>); 27] = [
+        ("job", Some(job.id.to_string())),
+        ("status", Some(job.status.clone())),
+        ("account", Some(job.account.clone())),
+        ("sender", Some(job.sender.clone())),
+        ("recipients", Some(recipients)),
+        ("rejected", rejected),
+        ("text", Some(body)),
+        ("kind", Some(iys)),
+        ("priority", Some(job.priority.to_string())),
+        (
+            "attempts",
+            Some(format!("{} of {}", job.attempt, job.max_attempts)),
+        ),
+        ("created", at(&job.created_at)),
+        ("due", at(&job.due_at)),
+        ("expires", at(&job.expires_at)),
+        ("provider sends", at(&job.provider_send_at)),
+        ("claimed", at(&job.claimed_at)),
+        ("by worker", job.worker.clone()),
+        ("lease until", at(&job.lease_until)),
+        ("in doubt since", at(&job.ambiguous_since)),
+        ("sent", at(&job.sent_at)),
+        ("finished", at(&job.finished_at)),
+        ("order", job.order_id.clone()),
+        ("duplicate of", job.duplicate_of.map(|id| id.to_string())),
+        ("trouble", error),
+        (
+            "key",
+            job.idempotency_key.as_deref().map(|key| reveal.key(key)),
+        ),
+        ("batch", job.batch_id.map(|id| id.to_string())),
+        ("metadata", metadata),
+        ("trace", job.traceparent.clone()),
+    ];
+    let mut sheet = String::new();
+    for (name, value) in lines {
+        if let Some(value) = value {
+            sheet.push_str(&format!("{name:<15} {value}\n"));
+        }
+    }
+    sheet
+}
+
+fn attempt_table(attempts: &[AttemptRow], now: DateTime<Utc>, width: Option<u16>) -> String {
+    let header = ["TRY", "BEGAN", "TOOK", "REQUEST", "WORKER", "WHAT HAPPENED"];
+    let mut table = text::table(&header, 4, width.map(|width| width.max(100)));
+    for attempt in attempts {
+        let began = text::ms_until(attempt.started_at.as_deref(), now)
+            .map_or_else(String::new, text::from_now);
+        let took = attempt
+            .duration_ms
+            .map_or_else(String::new, |ms| span(i64::from(ms)));
+        // Neither is counted against max_attempts: a given-back attempt, and what somebody else noticed.
+        let number = if attempt.counted {
+            attempt.attempt.to_string()
+        } else {
+            format!("({})", attempt.attempt)
+        };
+        table.add_row(vec![
+            number,
+            began,
+            took,
+            attempt.progress.replace('_', " "),
+            attempt.worker.clone().unwrap_or_default(),
+            explain::attempt(attempt),
+        ]);
+    }
+    text::lines(&table)
+}
+
+fn stats_page(stats: &[QueueStat], pauses: &[PauseRow], width: Option<u16>) -> String {
+    let mut page = String::new();
+    if stats.is_empty() {
+        page.push_str("There are no jobs.\n");
+    } else {
+        let mut table = text::table(&["ACCOUNT", "STATUS", "JOBS", "OLDEST DUE FOR"], 4, width);
+        for line in stats {
+            table.add_row(vec![
+                line.account.clone(),
+                line.status.clone().unwrap_or_else(|| "-".to_owned()),
+                line.jobs.to_string(),
+                line.oldest_due_age_ms.map_or_else(String::new, span),
+            ]);
+        }
+        page.push_str(&text::lines(&table));
+    }
+    for pause in pauses {
+        page.push_str(&format!("\nPaused: {}\n", explain::pause(pause)));
+    }
+    page
+}

@@ -1,0 +1,36 @@
+-- How the server is set up, as far as an ordinary role may know. Needs no schema.
+WITH own AS (
+    SELECT role.oid AS role, role.rolconnlimit, database.oid AS database, database.datconnlimit
+    FROM pg_roles AS role, pg_database AS database
+    WHERE role.rolname = current_user AND database.datname = current_database()
+), free AS (
+    -- Each limit by itself: the least one is the one that will be met.
+    SELECT * FROM (
+        SELECT current_setting('max_connections')::bigint
+                   - current_setting('superuser_reserved_connections')::bigint
+                   - coalesce(current_setting('reserved_connections', true)::bigint, 0) AS allowed,
+               (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used
+        UNION ALL
+        SELECT own.rolconnlimit, (SELECT count(*) FROM pg_stat_activity WHERE usesysid = own.role)
+        FROM own WHERE own.rolconnlimit >= 0
+        UNION ALL
+        SELECT own.datconnlimit, (SELECT count(*) FROM pg_stat_activity WHERE datid = own.database)
+        FROM own WHERE own.datconnlimit >= 0
+    ) AS bounds
+    ORDER BY allowed - used
+    LIMIT 1
+)
+SELECT current_setting('server_version') AS version,
+       current_setting('server_version_num')::integer AS version_num,
+       current_database()::text AS database,
+       quote_ident(current_user) AS role,
+       pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS read_only,
+       current_setting('fsync') = 'on' AS fsync,
+       current_setting('full_page_writes') = 'on' AS full_page_writes,
+       current_setting('synchronous_commit') AS synchronous_commit,
+       free.allowed AS connections_allowed,
+       free.used AS connections_used,
+       -- Workers put their name behind the program's; everyone else is just the program.
+       (SELECT count(DISTINCT application_name) FROM pg_stat_activity
+        WHERE datname = current_database() AND starts_with(application_name, 'sms-outbox ')) AS workers
+FROM free

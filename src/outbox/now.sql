@@ -1,0 +1,2 @@
+-- The clock that decides what is due.
+SELECT now()
