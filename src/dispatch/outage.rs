@@ -64,17 +64,45 @@ impl Outage {
 }
 
 /// An error and everything that caused it, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+///
+/// Where the database complains about a row, its own words are left out: they may quote what the row holds (a trigger of the
+/// application's, a value that does not fit), and a row holds numbers and texts. The code and the constraint are enough to
+/// find it.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = own_words(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        let next = error.to_string();
+        let next = own_words(error);
         // Some drivers repeat their cause in their own words.
         if !text.ends_with(&next) {
             text.push_str(": ");
             text.push_str(&next);
         }
-        cause = error.source();
+        cause = if is_about_a_row(error).is_some() {
+            None
+        } else {
+            error.source()
+        };
     }
     text
+}
+
+fn own_words(error: &(dyn std::error::Error + 'static)) -> String {
+    is_about_a_row(error).unwrap_or_else(|| error.to_string())
+}
+
+fn is_about_a_row(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let Some(sqlx::Error::Database(error)) = error.downcast_ref::<sqlx::Error>() else {
+        return None;
+    };
+    let code = error.code().filter(|code| {
+        ["22", "23", "P0"]
+            .iter()
+            .any(|class| code.starts_with(class))
+    })?;
+    let constraint = error
+        .constraint()
+        .map(|name| format!(", constraint {name}"))
+        .unwrap_or_default();
+    Some(format!("the row was refused (SQLSTATE {code}{constraint})"))
 }

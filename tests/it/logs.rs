@@ -153,7 +153,7 @@ async fn no_number_text_key_or_hash_is_logged_whatever_happens_and_however_much_
         execute(
             pool,
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                RAISE EXCEPTION 'no' USING DETAIL = new::text, HINT = new.body;
+                RAISE EXCEPTION 'no %', new.body USING DETAIL = new::text, HINT = new.body;
              END $$;
              CREATE TRIGGER refuse BEFORE UPDATE ON sms_outbox.jobs FOR EACH ROW
                 WHEN (new.status = 'sent' AND new.body LIKE '%unwritable') EXECUTE FUNCTION refuse()",
