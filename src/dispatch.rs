@@ -7,6 +7,8 @@
 //! Each step takes what only the step before can have made. Sending consumes a `Permit`, which only the gate gives out;
 //! recording consumes the claim. Here, and only here, the outbox and the provider meet.
 
+mod gate;
+mod letter;
 mod outage;
 mod pace;
 mod recorder;
@@ -15,10 +17,7 @@ mod upkeep;
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU32},
     time::{Duration, Instant},
 };
 
@@ -27,37 +26,32 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
+use gate::{Held, Permit, slots_ahead};
+use letter::{Letter, Unreadable};
 pub use outage::{Outage, chain};
 use pace::{Hand, Pace, Poll, Unrecorded};
 use recorder::{Entry, Recorder};
 use twins::{Turn, Twins};
 
 use crate::{
-    lifecycle::{
-        Admission, Decision, ErrorClass, PauseScope, Policy, Settlement, Situation, Trouble,
-        Verdict,
-    },
-    message::{ForeignNumbers, Iys, Recipient, RecipientList, estimate, is_traceparent},
-    outbox::{Claim, Content, Evidence, Observer, Outbox, Probing, Record, Slots},
+    lifecycle::{Decision, PauseScope, Policy, Settlement, Situation, Verdict},
+    message::{ForeignNumbers, is_traceparent},
+    outbox::{Claim, Content, Evidence, Observer, Outbox, Probing, Record},
     provider::{Credentials, Order, Provider},
 };
 
-/// How far ahead of the present slots are reserved. An urgent message waits behind no more than this.
-const HORIZON: Duration = Duration::from_millis(60);
 /// How long after work was found a limited account is looked at often: longer than a job of many recipients can keep all
 /// others waiting.
 const SLOTS_RETURN: Duration = Duration::from_secs(3);
 /// How long a message waits for another of equal content.
 const TWIN_PATIENCE: Duration = Duration::from_millis(500);
-/// How late a message may leave its slot at least; more where the database is far away.
-const SLACK: Duration = Duration::from_millis(20);
 
 /// What a worker's flow rests on.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// This worker's name, as rows and logs show it.
     pub worker: String,
-    /// Requests under way per account.
+    /// Requests under way at most, shared evenly by the accounts.
     pub concurrency: usize,
     /// Every decision about time.
     pub policy: Policy,
@@ -107,14 +101,6 @@ struct Lane {
     slack_ms: AtomicU32,
 }
 
-/// A claim that has been understood: what is to be sent, and what had to be left out.
-struct Letter {
-    recipients: Vec<Recipient>,
-    rejected: Vec<String>,
-    iys: Iys,
-    content: Content,
-}
-
 /// What became of a claim, before it is written down.
 struct Delivered {
     decision: Decision,
@@ -123,36 +109,6 @@ struct Delivered {
     rejected: Vec<String>,
     /// Held until then: a twin's 451 can name this job only once it is on record.
     turn: Option<Turn>,
-}
-
-/// The right to make one request. Made by the gate, consumed by sending.
-struct Permit(());
-
-/// Ten milliseconds in which one message may leave.
-struct Slot {
-    /// It began between `asked` and `received`, plus `wait_us`.
-    asked: Instant,
-    received: Instant,
-    wait_us: i64,
-    /// How late after its beginning the message may leave: as much as was reserved for it, whatever has changed since.
-    slack: Duration,
-}
-
-impl Slot {
-    /// Judged by the earliest moment at which it can have begun.
-    fn still_open(&self, now: Instant) -> bool {
-        now <= shifted(self.asked, self.wait_us) + self.slack
-    }
-}
-
-/// Why the gate let a claim not through.
-enum Held {
-    /// The worker is stopping.
-    Stopping,
-    /// A message of equal content is under way.
-    Twin,
-    /// Time has decided against it.
-    Refused(Admission),
 }
 
 /// A started flow.
@@ -427,80 +383,13 @@ impl Dispatch {
         }
     }
 
-    /// Waits for the slot that the claim reserved, and asks once more whether it may still be sent, by a clock that cannot
-    /// be set.
-    async fn gate(&self, lane: &Lane, claim: &Claim, letter: &Letter) -> Result<Permit, Held> {
-        let mut slot = claim.slack.map(|slack| Slot {
-            asked: claim.asked,
-            received: claim.received,
-            wait_us: claim.wait_us.into(),
-            slack,
-        });
-        let limited = slot.is_some();
-        loop {
-            if let Some(slot) = &slot {
-                let opens = shifted(slot.received, slot.wait_us.max(0));
-                if self
-                    .unless_stopping(tokio::time::sleep_until(opens.into()))
-                    .await
-                    .is_none()
-                {
-                    return Err(Held::Stopping);
-                }
-            }
-            if self.stop.is_cancelled() {
-                return Err(Held::Stopping);
-            }
-            match self.settings.policy.admit(&situation(claim)) {
-                Admission::Send => {}
-                refused => return Err(Held::Refused(refused)),
-            }
-            if !limited
-                || slot
-                    .as_ref()
-                    .is_some_and(|slot| slot.still_open(Instant::now()))
-            {
-                return Ok(Permit(()));
-            }
-            // Forfeited: leaving now could meet another's slot in one second.
-            slot = self.another_slot(lane, claim, letter).await;
-        }
-    }
-
-    /// Reserves anew. `None`: not now, and the caller asks again.
-    async fn another_slot(&self, lane: &Lane, claim: &Claim, letter: &Letter) -> Option<Slot> {
-        let slots = self.slots(lane);
-        let asked = Instant::now();
-        let pause = match self
-            .outbox
-            .reserve_slot(&lane.account, slots, letter.recipients.len(), claim.urgent)
-            .await
-        {
-            Ok(Some(us)) => {
-                self.outage.over();
-                let received = Instant::now();
-                lane.follow(received - asked);
-                return Some(Slot {
-                    asked,
-                    received,
-                    wait_us: us.into(),
-                    slack: slots.slack,
-                });
-            }
-            Ok(None) => Duration::from_millis(20),
-            Err(error) => self.outage.failed(&error),
-        };
-        self.unless_stopping(tokio::time::sleep(pause)).await;
-        None
-    }
-
     /// Makes the one request, and decides what follows from its answer.
     async fn send(
         &self,
         lane: &Lane,
         claim: &Claim,
         letter: &Letter,
-        Permit(()): Permit,
+        _permit: Permit,
     ) -> (Decision, Option<Evidence>) {
         let order = Order {
             sender: &claim.sender,
@@ -587,121 +476,9 @@ impl Dispatch {
         }
     }
 
-    fn slots(&self, lane: &Lane) -> Slots {
-        let follow = Duration::from_millis(u64::from(lane.slack_ms.load(Ordering::Relaxed)));
-        Slots {
-            per_second: self.settings.rate_per_second,
-            slack: SLACK.max(follow),
-            horizon: HORIZON,
-        }
-    }
-
     /// `None` once the worker is stopping.
     async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.stop.run_until_cancelled(work).await
-    }
-}
-
-impl Lane {
-    /// Lets the slack follow the time that the database takes to answer, so that a slow one costs throughput and never the
-    /// limit, and no slot is given up for ever.
-    fn follow(&self, round_trip: Duration) {
-        let wanted = (10 + 2 * u32::try_from(round_trip.as_millis()).unwrap_or(500)).min(500);
-        let before = self.slack_ms.load(Ordering::Relaxed);
-        // Up at once, down slowly.
-        let after = if wanted >= before {
-            wanted
-        } else {
-            before - (before - wanted).div_ceil(16)
-        };
-        self.slack_ms.store(after, Ordering::Relaxed);
-    }
-}
-
-struct Unreadable {
-    trouble: Trouble,
-    rejected: Vec<String>,
-}
-
-impl Letter {
-    /// Understands a claim, or says why no request is to be made for it.
-    fn read(account: &str, claim: &Claim, foreign: ForeignNumbers) -> Result<Self, Unreadable> {
-        let texts: Vec<&str> = claim
-            .recipients
-            .iter()
-            .map(|text| text.as_deref().unwrap_or(""))
-            .collect();
-        let list = RecipientList::read(&texts, foreign);
-        let rejected: Vec<String> = list
-            .rejected
-            .iter()
-            .map(|(place, _)| texts[*place].to_owned())
-            .collect();
-        let refuse = |class, message: String| Trouble::new(class, message);
-        let trouble = if list.accepted.is_empty() {
-            let why = list
-                .rejected
-                .first()
-                .map_or_else(String::new, |(_, error)| error.to_string());
-            Some(refuse(
-                ErrorClass::Recipients,
-                format!("No number could be read; the first one: {why}."),
-            ))
-        } else if estimate(&claim.body).exceeds_limit() {
-            let parts = estimate(&claim.body).least;
-            Some(refuse(
-                ErrorClass::Content,
-                format!("The text takes at least {parts} parts, and 7 are the most."),
-            ))
-        } else if matches!(claim.provider_send_at, Some(Err(()))) {
-            let message = "provider_send_at is too far away to be written down.".to_owned();
-            Some(refuse(ErrorClass::Schedule, message))
-        } else {
-            None
-        };
-        if let Some(trouble) = trouble {
-            return Err(Unreadable { trouble, rejected });
-        }
-        let iys = Iys::from_columns(claim.iys, claim.iys_list.as_deref()).map_err(|error| {
-            Unreadable {
-                trouble: refuse(
-                    ErrorClass::Iys,
-                    format!("The consent columns cannot be understood: {error}."),
-                ),
-                rejected: rejected.clone(),
-            }
-        })?;
-        let content = Content::of(
-            account,
-            list.accepted.iter().map(|number| number.as_str()),
-            &claim.body,
-        );
-        Ok(Self {
-            recipients: list.accepted,
-            rejected,
-            iys,
-            content,
-        })
-    }
-}
-
-impl Held {
-    fn settlement(self) -> Settlement {
-        let back = |delay| Settlement::GiveBack {
-            delay,
-            trouble: None,
-        };
-        match self {
-            Self::Stopping | Self::Refused(Admission::Send) => back(Duration::ZERO),
-            // Not at once again: a lease that hardly outlasts a request would be claimed and given back in circles.
-            Self::Twin | Self::Refused(Admission::LeaseTooShort) => back(Duration::from_secs(1)),
-            Self::Refused(Admission::Expired) => Settlement::Expired,
-            Self::Refused(Admission::DoubtTooOld) => Settlement::Uncertain(Trouble::new(
-                ErrorClass::Timeout,
-                "An earlier request was never answered, and it is too long ago to be repeated under the provider's \
-                 duplicate guard.",
-            )),
-        }
     }
 }
 
@@ -718,25 +495,6 @@ fn situation(claim: &Claim) -> Situation {
         expires_in: claim
             .expires_in
             .map(|left| left.saturating_sub(since_claim)),
-    }
-}
-
-/// How many single recipients the horizon can hold.
-fn slots_ahead(slots: Slots) -> usize {
-    let ahead = u128::from(slots.per_second) * slots.horizon.as_millis() / 1_000;
-    usize::try_from(ahead)
-        .unwrap_or(usize::MAX)
-        .saturating_add(1)
-}
-
-/// `moment` moved by microseconds, backwards too.
-fn shifted(moment: Instant, us: i64) -> Instant {
-    let by = Duration::from_micros(us.unsigned_abs());
-    // A process that started less than a slot ago has no earlier moment to name.
-    if us >= 0 {
-        moment + by
-    } else {
-        moment.checked_sub(by).unwrap_or(moment)
     }
 }
 

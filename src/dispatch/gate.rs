@@ -1,0 +1,188 @@
+//! The last question before a request: is its slot open, and may it still be sent?
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use super::{Dispatch, Lane, letter::Letter, situation};
+use crate::{
+    lifecycle::{Admission, ErrorClass, Settlement, Trouble},
+    outbox::{Claim, Slots},
+};
+
+/// How far ahead of the present slots are reserved. An urgent message waits behind no more than this, unless one of many
+/// recipients is before it: that one needs a gap, and reserves up to a second ahead.
+const HORIZON: Duration = Duration::from_millis(60);
+/// How late a message may leave its slot at least; more where the database is far away.
+const SLACK: Duration = Duration::from_millis(20);
+
+/// The right to make one request. Made by the gate, consumed by sending.
+pub(super) struct Permit(());
+
+/// Why the gate let a claim not through.
+pub(super) enum Held {
+    /// The worker is stopping.
+    Stopping,
+    /// A message of equal content is under way.
+    Twin,
+    /// Time has decided against it.
+    Refused(Admission),
+}
+
+/// Ten milliseconds in which one message may leave.
+struct Slot {
+    /// It began between `asked` and `received`, plus `wait_us`.
+    asked: Instant,
+    received: Instant,
+    wait_us: i64,
+    /// How late after its beginning the message may leave: as much as was reserved for it, whatever has changed since.
+    slack: Duration,
+}
+
+impl Slot {
+    /// Judged by the earliest moment at which it can have begun.
+    fn still_open(&self, now: Instant) -> bool {
+        now <= shifted(self.asked, self.wait_us) + self.slack
+    }
+}
+
+impl Dispatch {
+    /// Waits for the slot that the claim reserved, and asks once more whether it may still be sent, by a clock that cannot
+    /// be set.
+    pub(super) async fn gate(
+        &self,
+        lane: &Lane,
+        claim: &Claim,
+        letter: &Letter,
+    ) -> Result<Permit, Held> {
+        let mut slot = claim.slack.map(|slack| Slot {
+            asked: claim.asked,
+            received: claim.received,
+            wait_us: claim.wait_us.into(),
+            slack,
+        });
+        let limited = slot.is_some();
+        loop {
+            if let Some(slot) = &slot {
+                let opens = shifted(slot.received, slot.wait_us.max(0));
+                if self
+                    .unless_stopping(tokio::time::sleep_until(opens.into()))
+                    .await
+                    .is_none()
+                {
+                    return Err(Held::Stopping);
+                }
+            }
+            if self.stop.is_cancelled() {
+                return Err(Held::Stopping);
+            }
+            match self.settings.policy.admit(&situation(claim)) {
+                Admission::Send => {}
+                refused => return Err(Held::Refused(refused)),
+            }
+            if !limited
+                || slot
+                    .as_ref()
+                    .is_some_and(|slot| slot.still_open(Instant::now()))
+            {
+                return Ok(Permit(()));
+            }
+            // Forfeited: leaving now could meet another's slot in one second.
+            slot = self.another_slot(lane, claim, letter).await;
+        }
+    }
+
+    /// Reserves anew. `None`: not now, and the caller asks again.
+    async fn another_slot(&self, lane: &Lane, claim: &Claim, letter: &Letter) -> Option<Slot> {
+        let slots = self.slots(lane);
+        let asked = Instant::now();
+        let pause = match self
+            .outbox
+            .reserve_slot(&lane.account, slots, letter.recipients.len(), claim.urgent)
+            .await
+        {
+            Ok(Some(us)) => {
+                self.outage.over();
+                let received = Instant::now();
+                lane.follow(received - asked);
+                return Some(Slot {
+                    asked,
+                    received,
+                    wait_us: us.into(),
+                    slack: slots.slack,
+                });
+            }
+            Ok(None) => Duration::from_millis(20),
+            Err(error) => self.outage.failed(&error),
+        };
+        self.unless_stopping(tokio::time::sleep(pause)).await;
+        None
+    }
+
+    /// The limit, as a claim of this account is to apply it now.
+    pub(super) fn slots(&self, lane: &Lane) -> Slots {
+        let follow = Duration::from_millis(u64::from(lane.slack_ms.load(Ordering::Relaxed)));
+        Slots {
+            per_second: self.settings.rate_per_second,
+            slack: SLACK.max(follow),
+            horizon: HORIZON,
+        }
+    }
+}
+
+impl Lane {
+    /// Lets the slack follow the time that the database takes to answer, so that a slow one costs throughput and never the
+    /// limit, and no slot is given up for ever.
+    pub(super) fn follow(&self, round_trip: Duration) {
+        let wanted = (10 + 2 * u32::try_from(round_trip.as_millis()).unwrap_or(500)).min(500);
+        let before = self.slack_ms.load(Ordering::Relaxed);
+        // Up at once, down slowly.
+        let after = if wanted >= before {
+            wanted
+        } else {
+            before - (before - wanted).div_ceil(16)
+        };
+        self.slack_ms.store(after, Ordering::Relaxed);
+    }
+}
+
+impl Held {
+    /// What becomes of the job.
+    pub(super) fn settlement(self) -> Settlement {
+        let back = |delay| Settlement::GiveBack {
+            delay,
+            trouble: None,
+        };
+        match self {
+            Self::Stopping | Self::Refused(Admission::Send) => back(Duration::ZERO),
+            // Not at once again: a lease that hardly outlasts a request would be claimed and given back in circles.
+            Self::Twin | Self::Refused(Admission::LeaseTooShort) => back(Duration::from_secs(1)),
+            Self::Refused(Admission::Expired) => Settlement::Expired,
+            Self::Refused(Admission::DoubtTooOld) => Settlement::Uncertain(Trouble::new(
+                ErrorClass::Timeout,
+                "An earlier request was never answered, and it is too long ago to be repeated under the provider's \
+                 duplicate guard.",
+            )),
+        }
+    }
+}
+
+/// How many single recipients the horizon can hold.
+pub(super) fn slots_ahead(slots: Slots) -> usize {
+    let ahead = u128::from(slots.per_second) * slots.horizon.as_millis() / 1_000;
+    usize::try_from(ahead)
+        .unwrap_or(usize::MAX)
+        .saturating_add(1)
+}
+
+/// `moment` moved by microseconds, backwards too.
+fn shifted(moment: Instant, us: i64) -> Instant {
+    let by = Duration::from_micros(us.unsigned_abs());
+    // A process that started less than a slot ago has no earlier moment to name.
+    if us >= 0 {
+        moment + by
+    } else {
+        moment.checked_sub(by).unwrap_or(moment)
+    }
+}
