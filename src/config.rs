@@ -248,6 +248,13 @@ impl WorkerArgs {
                 self.guard_window, self.settle_delay, self.provider.request_timeout
             ));
         }
+        if self.lease < self.provider.request_timeout + Duration::from_secs(1) {
+            warnings.push(format!(
+                "SMS_OUTBOX_LEASE ({:?}) hardly exceeds SMS_OUTBOX_REQUEST_TIMEOUT ({:?}): a message that waits for its slot \
+                 is given back and claimed again",
+                self.lease, self.provider.request_timeout
+            ));
+        }
         if self.guard_window > Duration::from_secs(600) {
             warnings.push(format!(
                 "SMS_OUTBOX_GUARD_WINDOW ({:?}) is longer than the ten minutes that the provider's older documentation \

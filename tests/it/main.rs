@@ -1,5 +1,6 @@
 //! What the program promises, checked against a real PostgreSQL.
 
+mod adversity;
 mod answers;
 mod architecture;
 mod cli;

@@ -1,0 +1,111 @@
+//! What attacks on the design have found, each as a fact that holds now.
+
+use std::time::Duration;
+
+use sms_outbox::outbox::Outbox;
+
+use crate::support::postgres::TestDatabase;
+use crate::support::provider::{FakeProvider, Reply, SEND, in_order};
+use crate::support::worker::{
+    Worker, execute, insert, insert_many, jobs, wait_for_count, wait_for_status, wait_for_statuses,
+};
+
+#[tokio::test]
+async fn a_list_that_is_counted_from_zero_is_sent_like_any_other() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::scripted(in_order);
+    let odd = insert(pool, &[("recipients", "'[0:1]={0532 111 22 33, nobody}'")]).await;
+    let others = insert_many(pool, 5, &[]).await;
+    let worker = Worker::start(&database, &provider, &[]);
+    wait_for_status(pool, odd, "sent").await;
+    wait_for_statuses(pool, &others, "sent").await;
+    worker.stop().await;
+    assert_eq!(provider.orders().len(), 6);
+}
+
+#[tokio::test]
+async fn answers_outlast_a_database_that_cannot_write_for_a_while() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::scripted(in_order);
+    execute(
+        pool,
+        "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full';
+         END $$;
+         CREATE TRIGGER disk_full BEFORE UPDATE ON sms_outbox.jobs
+             FOR EACH ROW WHEN (new.status = 'sent') EXECUTE FUNCTION disk_full();",
+    )
+    .await;
+    let ids = insert_many(pool, 12, &[]).await;
+    let worker = Worker::start(&database, &provider, &["--lease", "1m"]);
+    provider.wait_for_orders(12).await;
+    assert!(
+        jobs(pool, &ids)
+            .await
+            .iter()
+            .all(|job| job.status == "sending")
+    );
+    execute(pool, "DROP TRIGGER disk_full ON sms_outbox.jobs").await;
+    for job in wait_for_statuses(pool, &ids, "sent").await {
+        assert!(job.order_id.is_some() && !job.duplicate, "{job:?}");
+    }
+    worker.stop().await;
+    assert_eq!(provider.orders().len(), 12, "nothing was asked for twice");
+}
+
+#[tokio::test]
+async fn one_message_that_a_firewall_objects_to_does_not_hold_its_account() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::scripted(|request| {
+        if request.path == SEND && request.text() == "objectionable" {
+            Reply::text(403, "<html>no</html>")
+        } else {
+            in_order(request)
+        }
+    });
+    let flags = ["--backoff-base", "100ms", "--backoff-cap", "1s"];
+    let alone = insert(pool, &[("body", "'objectionable'")]).await;
+    let worker = Worker::start(&database, &provider, &flags);
+    wait_for_count(pool, "SELECT count(*) FROM sms_outbox.pauses", |n| n == 1).await;
+    let others = insert_many(pool, 30, &[]).await;
+    wait_for_statuses(pool, &others, "sent").await;
+    let job = Outbox::new(pool.clone())
+        .job(alone)
+        .await
+        .expect("the database answers")
+        .expect("it is there");
+    assert_eq!((job.status.as_str(), job.attempt), ("queued", 0));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_of_many_numbers_gets_its_gap_beside_a_trickle_of_urgent_ones() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::scripted(in_order);
+    let many = "array(SELECT (905330000000 + n)::text FROM generate_series(1, 20) AS n)";
+    let heavy = insert(pool, &[("recipients", many)]).await;
+    let behind = insert_many(pool, 5, &[]).await;
+    let urgent = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            loop {
+                insert_many(
+                    &pool,
+                    1,
+                    &[("priority", "0"), ("body", "'code ' || gen_random_uuid()")],
+                )
+                .await;
+                tokio::time::sleep(Duration::from_millis(150)).await;
+            }
+        }
+    });
+    let worker = Worker::start(&database, &provider, &["--rate-per-second", "20"]);
+    wait_for_status(pool, heavy, "sent").await;
+    wait_for_statuses(pool, &behind, "sent").await;
+    urgent.abort();
+    worker.stop().await;
+}
