@@ -17,7 +17,7 @@ mod rescue;
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Executor, PgConnection, PgPool};
 
 pub use claim::{Claim, Slots};
 pub use connect::{ConnectOptions, GuardedPool, guard_against_lost_writes};
@@ -34,7 +34,8 @@ pub use rescue::Abandoned;
 #[derive(Clone, Debug)]
 pub struct Outbox {
     pool: PgPool,
-    /// Whether prepared statements may outlive their transaction. Behind PgBouncer in transaction mode they may not.
+    /// Whether a connection is one server process for as long as it lasts, and may keep prepared statements there. Behind
+    /// PgBouncer in transaction mode it is not.
     persistent: bool,
     /// The longest one call may take, waiting for a connection included.
     deadline: Duration,
@@ -172,7 +173,20 @@ impl Outbox {
             .await
             .map_err(too_late)?;
         let mut connection = acquired.map_err(|source| OutboxError::from_sqlx(doing, source))?;
-        match tokio::time::timeout(self.deadline, work(&mut connection)).await {
+        let done = async {
+            if self.persistent {
+                return work(&mut connection).await;
+            }
+            // The driver prepares and executes in two steps, and between two steps a pooler may hand the server process to
+            // somebody else, who prepares something else. A transaction keeps it.
+            connection.execute("BEGIN").await?;
+            let result = work(&mut connection).await;
+            connection
+                .execute(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })
+                .await?;
+            result
+        };
+        match tokio::time::timeout(self.deadline, done).await {
             Ok(result) => result.map_err(|source| OutboxError::from_sqlx(doing, source)),
             Err(elapsed) => {
                 drop(connection.detach());

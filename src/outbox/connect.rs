@@ -53,8 +53,9 @@ impl ConnectOptions {
                 source,
             })?;
         if self.pgbouncer {
-            // Startup parameters would be refused; unnamed statements are chosen query by query.
-            return Ok(options);
+            // Startup parameters would be refused, the one that the driver sends by itself included. (Since PostgreSQL 12 floats
+            // come back exactly without it.) Unnamed statements are chosen query by query.
+            return Ok(options.extra_float_digits(None));
         }
         // The server gives up a little before we do, so that a slow statement is cancelled there and not only forgotten here.
         let statement_timeout = self
