@@ -17,6 +17,8 @@ SET error_class = excluded.error_class, error_code = excluded.error_code, reason
         * interval '1 millisecond',
     ended_at = NULL, ended_by = NULL
 WHERE pause.ended_at IS NOT NULL
+   -- Over, though nobody has marked it yet.
+   OR pause.until <= now()
    -- A person's pause (no class) takes the place of what trouble began, which the next probe would end.
    OR (excluded.error_class IS NULL AND pause.error_class IS NOT NULL)
    -- A pause that would have ended by itself gives way to one that outlasts it; a person's gives way to a person's only.

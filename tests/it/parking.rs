@@ -1,6 +1,8 @@
 //! What a pause holds back does not stand in the way of what it does not.
 
-use sms_outbox::lifecycle::PauseScope;
+use std::time::Duration;
+
+use sms_outbox::lifecycle::{ErrorClass, PauseScope, Trouble};
 use sms_outbox::outbox::{Outbox, PauseOrder};
 
 use crate::support::postgres::TestDatabase;
@@ -76,4 +78,26 @@ async fn paused_marketing_is_put_aside_and_transactional_messages_are_not() {
         .expect("the end of the pause");
     wait_for_statuses(pool, &held, "sent").await;
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn trouble_begins_a_pause_where_a_persons_has_just_run_out() {
+    let database = TestDatabase::create().await;
+    let outbox = Outbox::new(database.pool().clone());
+    let for_no_time = PauseOrder {
+        lasts: Some(Duration::ZERO),
+        ..by_hand(PauseScope::Account, "")
+    };
+    outbox.pause(&for_no_time).await.expect("the pause");
+    let trouble = Trouble::with_code(ErrorClass::Auth, 401, "a test");
+    let by_trouble = PauseOrder {
+        trouble: Some(&trouble),
+        ..by_hand(PauseScope::Account, "")
+    };
+    // Nobody has marked the first one as ended yet.
+    let begun = outbox.pause(&by_trouble).await.expect("the pause");
+    assert!(
+        begun.is_some(),
+        "the account must not be asked again at once"
+    );
 }
