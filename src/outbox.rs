@@ -20,7 +20,7 @@ use std::time::Duration;
 use sqlx::{Executor, PgConnection, PgPool};
 
 pub use claim::{Claim, Slots};
-pub use connect::{ConnectOptions, GuardedPool, guard_against_lost_writes};
+pub use connect::{ConnectOptions, guard_against_lost_writes};
 pub use enqueue::{EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once};
 pub use examine::{Missing, Pooling, QueueFacts, SenderInUse, ServerFacts};
 pub use inspect::{AttemptRow, Filter, JobRow, QueueStat};

@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    Executor, PgConnection, PgPool, Row,
+    Executor, PgConnection, Row,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -124,9 +124,6 @@ impl ConnectOptions {
         }
     }
 }
-
-/// A pool made by [`guard_against_lost_writes`].
-pub type GuardedPool = PgPool;
 
 /// Makes every connection prove that no transaction was left open on it, before anyone gets it.
 ///

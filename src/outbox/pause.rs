@@ -208,34 +208,8 @@ impl Outbox {
         .transpose()
     }
 
-    /// Ends a pause. Returns how long it lasted, or `None` if none held.
-    ///
-    /// # Errors
-    /// When the database cannot be reached or refuses.
-    pub async fn end_pause(
-        &self,
-        account: &str,
-        scope: PauseScope,
-        sender: &str,
-        by: &str,
-    ) -> Result<Option<Duration>, OutboxError> {
-        let lasted: Option<i64> = self
-            .call("ending a pause", async |connection| {
-                sqlx::query_scalar(include_str!("end_pause.sql"))
-                    .bind(account)
-                    .bind(scope.as_str())
-                    .bind(sender)
-                    .bind(by)
-                    .persistent(self.persistent)
-                    .fetch_optional(connection)
-                    .await
-            })
-            .await?;
-        Ok(lasted.map(from_millis))
-    }
-
-    /// As [`end_pause`](Self::end_pause), for whoever asked the provider and found it in order: a pause that a person has begun
-    /// meanwhile stays.
+    /// Ends a pause for whoever asked the provider and found it in order: a pause that a person has begun meanwhile stays.
+    /// Returns how long it lasted, or `None` if none was ended.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.

@@ -47,7 +47,12 @@ async fn a_paused_senders_backlog_is_put_aside_and_comes_back() {
     );
 
     outbox
-        .end_pause("default", PauseScope::Sender, "HELD", "a person")
+        .resume(
+            Some("default"),
+            Some(PauseScope::Sender),
+            Some("HELD"),
+            "a person",
+        )
         .await
         .expect("the end of the pause");
     wait_for_statuses(pool, &held, "sent").await;
@@ -73,7 +78,7 @@ async fn paused_marketing_is_put_aside_and_transactional_messages_are_not() {
     wait_for_statuses(pool, &others, "sent").await;
     wait_for_count(pool, PARKED, |parked| parked == 30).await;
     outbox
-        .end_pause("default", PauseScope::Iys, "", "a person")
+        .resume(Some("default"), Some(PauseScope::Iys), None, "a person")
         .await
         .expect("the end of the pause");
     wait_for_statuses(pool, &held, "sent").await;
