@@ -12,6 +12,7 @@ mod letter;
 mod outage;
 mod pace;
 mod recorder;
+mod solitude;
 mod twins;
 mod upkeep;
 
@@ -22,7 +23,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -31,6 +32,7 @@ use letter::{Letter, Unreadable};
 pub use outage::{Outage, chain};
 use pace::{Hand, Pace, Poll, Unrecorded};
 use recorder::{Entry, Recorder};
+use solitude::Places;
 use twins::{Turn, Twins};
 
 use crate::{
@@ -81,6 +83,7 @@ pub struct Dispatch {
     settings: Settings,
     lanes: Vec<Arc<Lane>>,
     twins: Twins,
+    places: Places,
     outage: Arc<Outage>,
     entries: mpsc::Sender<Entry>,
     jobs: TaskTracker,
@@ -180,6 +183,7 @@ impl Dispatch {
             settings,
             lanes,
             twins: Twins::default(),
+            places: Places::default(),
             outage,
             entries,
             jobs: TaskTracker::new(),
@@ -193,6 +197,11 @@ impl Dispatch {
             loops.spawn(watched(broken.clone(), "claiming", singles));
             loops.spawn(watched(broken.clone(), "claiming bulk orders", bulk));
         }
+        loops.spawn(watched(
+            broken.clone(),
+            "claiming what is to be sent alone",
+            Arc::clone(&dispatch).claim_alone(),
+        ));
         loops.spawn(watched(
             broken.clone(),
             "upkeep",
@@ -226,6 +235,9 @@ impl Dispatch {
             } else {
                 free.min(slots_ahead(slots))
             };
+            let Some(Some(mut places)) = self.unless_stopping(self.places.take(hands)).await else {
+                return;
+            };
             let lease = self.settings.policy.lease;
             let claimed = self
                 .outbox
@@ -238,7 +250,10 @@ impl Dispatch {
                     let found = claims.len();
                     for claim in claims {
                         lane.follow(claim.received - claim.asked);
-                        self.carry(&lane, claim, &lane.pace);
+                        // Never more claims than hands, and so than places; without one, a claim is left to its lease.
+                        if let Some(place) = places.split(1) {
+                            self.carry(&lane, claim, &lane.pace, place);
+                        }
                     }
                     if found > 0 {
                         poll.found();
@@ -256,6 +271,7 @@ impl Dispatch {
                 }
                 Err(error) => self.outage.failed(&error),
             };
+            drop(places);
             if !pause.is_zero()
                 && self
                     .unless_stopping(tokio::time::sleep(pause))
@@ -275,6 +291,9 @@ impl Dispatch {
             .await
             .is_some()
         {
+            let Some(Some(place)) = self.unless_stopping(self.places.take(1)).await else {
+                return;
+            };
             let lease = self.settings.policy.lease;
             let pause = match self
                 .outbox
@@ -283,7 +302,7 @@ impl Dispatch {
             {
                 Ok(Some(claim)) => {
                     self.outage.over();
-                    self.carry(&lane, claim, &lane.bulk_pace);
+                    self.carry(&lane, claim, &lane.bulk_pace, place);
                     poll.found();
                     Duration::ZERO
                 }
@@ -305,8 +324,14 @@ impl Dispatch {
     }
 
     /// Carries one claim to its record, in a task of its own.
-    fn carry(self: &Arc<Self>, lane: &Arc<Lane>, claim: Claim, pace: &Arc<Pace>) {
-        let (hand, unrecorded) = pace.take();
+    fn carry(
+        self: &Arc<Self>,
+        lane: &Arc<Lane>,
+        claim: Claim,
+        pace: &Arc<Pace>,
+        place: OwnedSemaphorePermit,
+    ) {
+        let (hand, unrecorded) = pace.take(place);
         let (this, lane, pace) = (Arc::clone(self), Arc::clone(lane), Arc::clone(pace));
         let span = match claim
             .traceparent
@@ -464,6 +489,7 @@ impl Dispatch {
             rejected,
             content,
             observer: Observer::Worker,
+            alone: false,
         };
         Entry {
             account: Arc::clone(&lane.account),

@@ -67,9 +67,12 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Hand(Arc<Pace>);
 
-/// A claimed job that is not on record yet. Given back when dropped.
+/// A claimed job that is not on record yet, with the place that it takes in this worker. Both are given back when dropped.
 #[derive(Debug)]
-pub(super) struct Unrecorded(Arc<Pace>);
+pub(super) struct Unrecorded {
+    pace: Arc<Pace>,
+    _place: OwnedSemaphorePermit,
+}
 
 impl Pace {
     pub(super) fn new(hands: usize) -> Arc<Self> {
@@ -135,12 +138,16 @@ impl Pace {
     }
 
     /// Takes a place for a job that was claimed.
-    pub(super) fn take(self: &Arc<Self>) -> (Hand, Unrecorded) {
+    pub(super) fn take(self: &Arc<Self>, place: OwnedSemaphorePermit) -> (Hand, Unrecorded) {
         let mut state = self.state();
         state.claimed += 1;
         state.unrecorded += 1;
         drop(state);
-        (Hand(Arc::clone(self)), Unrecorded(Arc::clone(self)))
+        let unrecorded = Unrecorded {
+            pace: Arc::clone(self),
+            _place: place,
+        };
+        (Hand(Arc::clone(self)), unrecorded)
     }
 
     /// Waits until a request may start. First come, first served: claims come in the order of their urgency.
@@ -209,12 +216,12 @@ impl Drop for Hand {
 
 impl Drop for Unrecorded {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.pace.state();
         state.unrecorded -= 1;
         let was_full = state.unrecorded + 1 == MOST_UNRECORDED;
         drop(state);
         if was_full {
-            self.0.changed.notify_one();
+            self.pace.changed.notify_one();
         }
     }
 }
@@ -286,7 +293,9 @@ mod tests {
         let pace = Pace::new(50);
         assert_eq!(pace.free_hands().await, FIRST_WINDOW);
         pace.slow_down();
-        let (hand, _unrecorded) = pace.take();
+        let places = Arc::new(Semaphore::new(1));
+        let place = places.acquire_owned().await.expect("nobody closes it");
+        let (hand, _unrecorded) = pace.take(place);
         assert!(futures_util::FutureExt::now_or_never(pace.free_hands()).is_none());
         pace.went_well();
         assert_eq!(pace.free_hands().await, 1);

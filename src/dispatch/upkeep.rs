@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Dispatch, chain, chance};
 use crate::{
-    lifecycle::{PauseScope, Settlement, Situation},
+    lifecycle::{PauseScope, Settlement, Situation, Suspicion},
     message::RecipientList,
     outbox::{Abandoned, Content, DueProbe, Observer, OutboxError, Record, Recorded},
     provider::ProbeError,
@@ -179,6 +179,21 @@ async fn rescue(dispatch: &Dispatch) -> Result<(), OutboxError> {
             }
             let since_claim_ms = u64::try_from(claim.since_claim.as_millis()).unwrap_or(u64::MAX);
             let uncertain = matches!(record.settlement, Settlement::Uncertain(_));
+            if let Settlement::Failed(trouble) = &record.settlement {
+                tracing::error!(
+                    job.id = %claim.id, attempt = claim.attempt, account = %claim.account, worker = %claim.worker,
+                    lost_workers = claim.crashes.with_it, error.class = %trouble.class, reason = %trouble.message,
+                    "failed: it brings workers down"
+                );
+                continue;
+            }
+            if record.alone && !uncertain {
+                tracing::error!(
+                    job.id = %claim.id, attempt = claim.attempt, account = %claim.account, worker = %claim.worker,
+                    lost_workers = claim.crashes.with_it,
+                    "workers went down with this job in their hands: the next one sends it while it holds nothing else"
+                );
+            }
             tracing::warn!(
                 job.id = %claim.id, attempt = claim.attempt, account = %claim.account, worker = %claim.worker,
                 since_claim_ms, uncertain, "taken over: its worker never reported back, and it may have been sent"
@@ -230,11 +245,12 @@ fn take_over(dispatch: &Dispatch, claim: &Abandoned) -> Record {
             .read
             .checked_sub(claim.since_claim)
             .unwrap_or(claim.read),
-        settlement: dispatch.settings.policy.rescue(&situation),
+        settlement: dispatch.settings.policy.rescue(&situation, &claim.crashes),
         evidence: None,
         rejected: Vec::new(),
         content: Content::of(&claim.account, numbers, &claim.body),
         observer: Observer::Rescue,
+        alone: claim.crashes.suspicion() == Suspicion::Suspect,
     }
 }
 
@@ -299,7 +315,7 @@ async fn ask(dispatch: &Dispatch, probe: &DueProbe) {
 }
 
 impl Dispatch {
-    fn accounts(&self) -> Vec<String> {
+    pub(super) fn accounts(&self) -> Vec<String> {
         self.lanes
             .iter()
             .map(|lane| lane.account.to_string())

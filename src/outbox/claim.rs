@@ -136,6 +136,17 @@ impl Row {
     }
 }
 
+/// Another worker took the one place for bulk orders a moment earlier: an answer, not a fault.
+fn unless_taken(claimed: Result<Option<Row>, OutboxError>) -> Result<Option<Row>, OutboxError> {
+    match claimed {
+        Err(OutboxError::Refused {
+            source: sqlx::Error::Database(error),
+            ..
+        }) if error.is_unique_violation() => Ok(None),
+        other => other,
+    }
+}
+
 impl Outbox {
     /// Claims up to `hands` due single messages of `account`, the most urgent first, as far as slots allow.
     ///
@@ -196,15 +207,58 @@ impl Outbox {
                     .await
             })
             .await;
-        match claimed {
-            Ok(row) => Ok(row.map(|row| row.into_claim(None, asked, Instant::now()))),
-            // Another worker took the one place a moment earlier: an answer, not a fault.
-            Err(OutboxError::Refused {
-                source: sqlx::Error::Database(error),
-                ..
-            }) if error.is_unique_violation() => Ok(None),
-            Err(other) => Err(other),
-        }
+        Ok(unless_taken(claimed)?.map(|row| row.into_claim(None, asked, Instant::now())))
+    }
+
+    /// The accounts, of these, that have a message which is due and is to be sent alone.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn suspects(&self, accounts: &[String]) -> Result<Vec<String>, OutboxError> {
+        self.call(
+            "looking for messages to be sent alone",
+            async |connection| {
+                sqlx::query_scalar(include_str!("suspects.sql"))
+                    .bind(accounts)
+                    .persistent(self.persistent)
+                    .fetch_all(connection)
+                    .await
+            },
+        )
+        .await
+    }
+
+    /// Claims one message of `account` that workers went down with, for a worker that holds nothing else.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub async fn claim_alone(
+        &self,
+        account: &str,
+        lease: Duration,
+        worker: &str,
+        slots: Slots,
+    ) -> Result<Option<Claim>, OutboxError> {
+        let asked = Instant::now();
+        let claimed: Result<Option<Row>, _> = self
+            .call("claiming a message to be sent alone", async |connection| {
+                sqlx::query_as(include_str!("claim_alone.sql"))
+                    .bind(account)
+                    .bind(millis(lease))
+                    .bind(worker)
+                    .bind(slots.limit())
+                    .bind(slots.window())
+                    .bind(slots.horizon())
+                    .persistent(self.persistent)
+                    .fetch_optional(connection)
+                    .await
+            })
+            .await;
+        let received = Instant::now();
+        Ok(unless_taken(claimed)?.map(|row| {
+            let slack = (slots.per_second > 0 && !row.bulk).then_some(slots.slack);
+            row.into_claim(slack, asked, received)
+        }))
     }
 
     /// Reserves a new slot for a message whose slot passed unused. `None`: none is free within the horizon.

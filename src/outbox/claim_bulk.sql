@@ -19,7 +19,7 @@ WITH held AS MATERIALIZED (
         SELECT id
         FROM sms_outbox.jobs
         WHERE account = $1
-          AND status = 'queued' AND bulk
+          AND status = 'queued' AND bulk AND parked IS NULL
           AND priority = lane.priority
           AND due_at <= now()
           AND (expires_at IS NULL OR expires_at > now())

@@ -93,6 +93,8 @@ pub struct Record {
     pub content: Content,
     /// Who says so.
     pub observer: Observer,
+    /// Whether the next worker is to send it alone, because it may have brought this one down.
+    pub alone: bool,
 }
 
 /// What recording did.
@@ -136,6 +138,8 @@ struct Answer<'a> {
     order_id: Option<&'a str>,
     duplicate: bool,
     rejected: Option<&'a [String]>,
+    /// Whether it is to be sent alone from now on; null: as before.
+    alone: Option<bool>,
     content: i64,
     error_class: Option<&'static str>,
     error_code: Option<i32>,
@@ -165,15 +169,13 @@ impl Record {
     }
 
     fn answer(&self) -> Answer<'_> {
+        // A rescue takes it that a request was made.
+        let made = self.evidence.is_some() || self.observer == Observer::Rescue;
         let (status, spent, trouble) = match &self.settlement {
             Settlement::Sent { .. } => (Status::Sent, true, None),
-            Settlement::Failed(trouble) => (Status::Failed, self.evidence.is_some(), Some(trouble)),
+            Settlement::Failed(trouble) => (Status::Failed, made, Some(trouble)),
             Settlement::Expired => (Status::Expired, false, None),
-            Settlement::Uncertain(trouble) => (
-                Status::Uncertain,
-                self.evidence.is_some() || self.observer == Observer::Rescue,
-                Some(trouble),
-            ),
+            Settlement::Uncertain(trouble) => (Status::Uncertain, made, Some(trouble)),
             Settlement::Retry { trouble, .. } => (Status::Queued, true, Some(trouble)),
             Settlement::GiveBack { trouble, .. } => (Status::Queued, false, trouble.as_ref()),
         };
@@ -196,7 +198,9 @@ impl Record {
                         .is_some_and(|seen| seen.progress != Progress::NotSent);
                 (Duration::ZERO, own)
             }
-            _ => (Duration::ZERO, false),
+            // Set aside with its doubt.
+            Settlement::Failed(_) => (Duration::ZERO, self.observer == Observer::Rescue),
+            Settlement::Sent { .. } | Settlement::Expired => (Duration::ZERO, false),
         };
         Answer {
             id: self.job,
@@ -212,6 +216,8 @@ impl Record {
             order_id,
             duplicate,
             rejected: (!self.rejected.is_empty()).then_some(self.rejected.as_slice()),
+            // One that was handed back untouched has shown nothing.
+            alone: made.then_some(self.alone),
             content: self.content.0,
             error_class: trouble.map(|trouble| trouble.class.as_str()),
             error_code: trouble.and_then(|trouble| trouble.code),

@@ -7,7 +7,7 @@ WITH durable AS MATERIALIZED (
     SELECT answer.*
     FROM durable, jsonb_to_recordset($1) AS answer (
         id uuid, token integer, account text, sender text, status text, spent boolean, delay_ms bigint, doubt boolean,
-        order_id text, duplicate boolean, rejected text[], content bigint,
+        order_id text, duplicate boolean, rejected text[], alone boolean, content bigint,
         error_class text, error_code integer, error_message text,
         observer text, progress text, http_status smallint, provider_code integer, ms integer)
 ), twin AS MATERIALIZED (
@@ -56,6 +56,7 @@ WITH durable AS MATERIALIZED (
         finished_at = CASE WHEN answer.status IN ('sent', 'failed', 'expired') THEN now() END,
         answer_http_status = CASE WHEN answer.status = 'sent' THEN answer.http_status END,
         answer_ms = CASE WHEN answer.status = 'sent' THEN answer.ms END,
+        parked = CASE WHEN answer.alone THEN 'alone' WHEN answer.alone IS NULL THEN job.parked END,
         lease_until = NULL
     FROM answer
     -- Twice by id, as in claim.sql: the second form can only be answered by the primary key.

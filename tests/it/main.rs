@@ -5,6 +5,7 @@ mod answers;
 mod architecture;
 mod cli;
 mod configuration;
+mod crashes;
 mod documentation;
 mod doubts;
 mod expiry;

@@ -48,6 +48,7 @@ fn record(claim: &Claim, worker: &str, settlement: Settlement, code: Option<i32>
         rejected: Vec::new(),
         content: Content::of("default", ["905320000001"], &claim.body),
         observer: Observer::Worker,
+        alone: false,
     }
 }
 
