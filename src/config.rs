@@ -13,6 +13,7 @@ use crate::{
     lifecycle::Policy,
     message::ForeignNumbers,
     outbox::{ConnectOptions, Probing},
+    reconciliation::Reconciling,
 };
 
 /// A setting that cannot be used, in a sentence that an operator can act on. The program exits with 2.
@@ -190,6 +191,19 @@ pub struct WorkerArgs {
     #[arg(long, env = "SMS_OUTBOX_POLL_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub poll_interval: Duration,
 
+    /// Look in the provider's reports for orders whose answer was lost; one worker of the fleet does it at a time
+    #[arg(long, env = "SMS_OUTBOX_RECONCILE", value_name = "BOOL", default_value_t = true,
+          num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
+    pub reconcile: bool,
+
+    /// The pause between two questions about reports, per account
+    #[arg(long, env = "SMS_OUTBOX_RECONCILE_SPACING", value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub reconcile_spacing: Duration,
+
+    /// How long after the last request nothing found in the reports means that a person has to decide
+    #[arg(long, env = "SMS_OUTBOX_RECONCILE_SETTLE", value_name = "DURATION", default_value = "15m", value_parser = duration)]
+    pub reconcile_settle: Duration,
+
     /// How long stopping may take before what is in flight is left to its lease
     #[arg(long, env = "SMS_OUTBOX_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "35s", value_parser = duration)]
     pub shutdown_grace: Duration,
@@ -302,6 +316,16 @@ impl WorkerArgs {
             first: (self.backoff_base * 5).min(longest),
             longest,
         }
+    }
+
+    /// How lost orders are looked for; `None`: not by this worker.
+    #[must_use]
+    pub fn reconciling(&self) -> Option<Reconciling> {
+        self.reconcile.then_some(Reconciling {
+            spacing: self.reconcile_spacing,
+            settle: self.reconcile_settle,
+            margin: Duration::from_secs(120),
+        })
     }
 
     /// Whether foreign numbers are sent.

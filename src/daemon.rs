@@ -143,6 +143,7 @@ pub async fn run(
         poll_interval: config.poll_interval,
         foreign: config.foreign(),
         probing: config.probing(),
+        reconciling: config.reconciling(),
     };
     let broken = CancellationToken::new();
     let stop = stops.gently.child_token();

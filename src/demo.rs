@@ -212,6 +212,9 @@ fn worker(url: &str, base_url: &str) -> WorkerArgs {
         backoff_base: Duration::from_millis(400),
         backoff_cap: Duration::from_secs(2),
         poll_interval: Duration::from_millis(100),
+        reconcile: true,
+        reconcile_spacing: Duration::from_millis(200),
+        reconcile_settle: Duration::from_secs(900),
         shutdown_grace: Duration::from_secs(5),
         international: false,
     }

@@ -11,6 +11,7 @@ mod gate;
 mod letter;
 mod outage;
 mod pace;
+mod reconcile;
 mod recorder;
 mod solitude;
 mod twins;
@@ -40,6 +41,7 @@ use crate::{
     message::{ForeignNumbers, is_traceparent},
     outbox::{Claim, Content, Evidence, Observer, Outbox, Probing, Record},
     provider::{Credentials, Order, Provider},
+    reconciliation::Reconciling,
 };
 
 /// How long after work was found a limited account is looked at often: longer than a job of many recipients can keep all
@@ -65,6 +67,8 @@ pub struct Settings {
     pub foreign: ForeignNumbers,
     /// How a paused account is probed.
     pub probing: Probing,
+    /// How lost orders are looked for in the provider's reports; `None`: not by this worker.
+    pub reconciling: Option<Reconciling>,
 }
 
 /// One account of the provider.
@@ -196,6 +200,10 @@ impl Dispatch {
             let bulk = Arc::clone(&dispatch).claim_bulk(Arc::clone(lane));
             loops.spawn(watched(broken.clone(), "claiming", singles));
             loops.spawn(watched(broken.clone(), "claiming bulk orders", bulk));
+            if let Some(settings) = dispatch.settings.reconciling {
+                let search = reconcile::run(Arc::clone(&dispatch), Arc::clone(lane), settings);
+                loops.spawn(watched(broken.clone(), "looking for lost orders", search));
+            }
         }
         loops.spawn(watched(
             broken.clone(),

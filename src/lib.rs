@@ -47,7 +47,8 @@
 //! - [`sandbox`]: a stand-in for the provider on a local port, with faults on demand and a ledger.
 //! - [`embedded`]: a private PostgreSQL server, found on this machine or fetched.
 //!
-//! The worker, from the top down: [`cli`], [`config`], [`daemon`], [`dispatch`], [`provider`], [`backoff`]; and [`demo`].
+//! The worker, from the top down: [`cli`], [`config`], [`daemon`], [`dispatch`], [`provider`],
+//! [`reconciliation`], [`backoff`]; and [`demo`].
 //! `ARCHITECTURE.md` in the repository says how they hold together and what must stay true.
 
 pub mod backoff;
@@ -61,6 +62,7 @@ pub mod lifecycle;
 pub mod message;
 pub mod outbox;
 pub mod provider;
+pub mod reconciliation;
 pub mod sandbox;
 
 pub use message::{

@@ -12,6 +12,7 @@ mod inspect;
 mod migrate;
 mod operate;
 mod pause;
+mod reconcile;
 mod record;
 mod rescue;
 
@@ -27,6 +28,7 @@ pub use inspect::{AttemptRow, Filter, JobRow, QueueStat};
 pub use migrate::{MigrationError, SchemaState};
 pub use operate::{Cancelled, Resolution, Resolved};
 pub use pause::{DueProbe, PauseOrder, PauseRow, PausedByHand, Probing};
+pub use reconcile::{Candidate, Search};
 pub use record::{Content, Evidence, Observer, Record, Recorded};
 pub use rescue::Abandoned;
 

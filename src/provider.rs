@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use reqwest::{
     Client, Response, Url,
     header::{CONTENT_TYPE, DATE, RETRY_AFTER},
@@ -22,18 +22,20 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use crate::{
-    lifecycle::{ErrorClass, Progress, Trouble, Verdict},
+    lifecycle::{ErrorClass, OrderId, Progress, Trouble, Verdict},
     message::{Iys, Recipient},
 };
 
 mod classify;
 mod handover;
 mod reply;
+mod reports;
 mod wire;
 
 use classify::classify;
 use handover::Handover;
 use reply::{Answer, LONGEST_BODY, Reply};
+pub use reports::{NumbersPage, ReportPage};
 
 /// Where the provider is, unless `ILETIMERKEZI_BASE_URL` says otherwise.
 pub const DEFAULT_BASE_URL: &str = "https://api.iletimerkezi.com";
@@ -324,7 +326,10 @@ impl Provider {
     /// # Errors
     /// On anything but the provider's 200.
     pub async fn balance(&self, credentials: &Credentials) -> Result<Balance, ProbeError> {
-        let answer = self.ask(wire::GET_BALANCE, credentials).await?;
+        let request = wire::AccountQuery {
+            authentication: credentials.wire(),
+        };
+        let answer = self.ask(wire::GET_BALANCE, credentials, request).await?;
         let figure = |name| answer.field(&["balance", name])?.as_figure();
         Ok(Balance {
             amount: figure("amount"),
@@ -337,7 +342,10 @@ impl Provider {
     /// # Errors
     /// On anything but the provider's 200 with a list in it.
     pub async fn senders(&self, credentials: &Credentials) -> Result<Vec<String>, ProbeError> {
-        let answer = self.ask(wire::GET_SENDER, credentials).await?;
+        let request = wire::AccountQuery {
+            authentication: credentials.wire(),
+        };
+        let answer = self.ask(wire::GET_SENDER, credentials, request).await?;
         let names = match answer.field(&["senders", "sender"]) {
             Some(reply::Tree::List(names)) => {
                 names.iter().filter_map(reply::Tree::as_text).collect()
@@ -349,10 +357,63 @@ impl Provider {
         Ok(names.into_iter().map(str::to_owned).collect())
     }
 
-    async fn ask(&self, path: &str, credentials: &Credentials) -> Result<Answer, ProbeError> {
-        let request = wire::AccountQuery {
+    /// Asks for one page, from 1, of the orders of some days by Turkish clocks: harmless. Whether `last` counts is not
+    /// documented, nor is the order of the list, nor how soon a new order is in it; at most ten days.
+    ///
+    /// # Errors
+    /// On anything but the provider's 200 with a list in it.
+    pub async fn reports(
+        &self,
+        credentials: &Credentials,
+        first: NaiveDate,
+        last: NaiveDate,
+        page: u32,
+    ) -> Result<ReportPage, ProbeError> {
+        let request = wire::Reports {
             authentication: credentials.wire(),
+            filter: wire::ReportsFilter {
+                start: first.format("%Y-%m-%d").to_string(),
+                end: last.format("%Y-%m-%d").to_string(),
+                page,
+            },
         };
+        let answer = self.ask(wire::GET_REPORTS, credentials, request).await?;
+        ReportPage::read(&answer).ok_or_else(|| unlisted("orders"))
+    }
+
+    /// Asks for one page, from 1, of the numbers of an order: harmless. A page has at most
+    /// [`NUMBERS_A_PAGE`](Self::NUMBERS_A_PAGE).
+    ///
+    /// # Errors
+    /// On anything but the provider's 200 with a list in it: 455 for an order that is not there (yet), 456 for one whose time
+    /// has not come.
+    pub async fn report(
+        &self,
+        credentials: &Credentials,
+        order: &OrderId,
+        page: u32,
+    ) -> Result<NumbersPage, ProbeError> {
+        let request = wire::Report {
+            authentication: credentials.wire(),
+            order: wire::ReportOrder {
+                id: order.as_str(),
+                page: page.to_string(),
+                row_count: "1000",
+            },
+        };
+        let answer = self.ask(wire::GET_REPORT, credentials, request).await?;
+        NumbersPage::read(&answer).ok_or_else(|| unlisted("numbers"))
+    }
+
+    /// How many numbers [`report`](Self::report) asks for at once: the most there may be.
+    pub const NUMBERS_A_PAGE: usize = 1_000;
+
+    async fn ask<T: Serialize>(
+        &self,
+        path: &str,
+        credentials: &Credentials,
+        request: T,
+    ) -> Result<Answer, ProbeError> {
         let exchange = self.post(path, request, 256, None).await;
         let reply = exchange.result.map_err(|lost| ProbeError {
             trouble: lost.trouble,
@@ -431,6 +492,14 @@ impl Provider {
             (false, _) => format!("The request was sent, and no answer came: {cause}."),
         };
         Trouble::new(class, said)
+    }
+}
+
+fn unlisted(what: &str) -> ProbeError {
+    let said = format!("The answer has no list of {what} where the documentation has it.");
+    ProbeError {
+        trouble: Trouble::new(ErrorClass::Unknown, said),
+        http_status: Some(200),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     config::{DatabaseArgs, duration},
     lifecycle::{ErrorClass, Status},
     message::{Coding, ForeignNumbers, Parts, Recipient, estimate},
-    outbox::{AttemptRow, Filter, JobRow, PauseRow, QueueStat},
+    outbox::{AttemptRow, Filter, JobRow, PauseRow, QueueStat, Search},
 };
 
 /// Of a listed job's numbers, as many are read at most. A bulk order has up to 50,000.
@@ -170,6 +170,7 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     };
     let now = outbox.now().await.map_err(explained)?;
     let attempts = outbox.attempts(args.id).await.map_err(explained)?;
+    let search = outbox.search(args.id).await.map_err(explained)?;
     let pauses: Vec<PauseRow> = outbox
         .pauses(Some(&job.account))
         .await
@@ -182,6 +183,7 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let mut answer = job_json(&job, reveal);
         answer["attempts"] = json!(attempts);
+        answer["search"] = json!(search);
         answer["pauses"] = json!(pauses);
         answer["explanation"] = json!(explanation);
         text::print_json(&answer)?;
@@ -198,6 +200,10 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
         answer.push_str("No request has been made for it.\n");
     } else {
         answer.push_str(&attempt_table(&attempts, now, text::width()));
+    }
+    if let Some(search) = &search {
+        answer.push('\n');
+        answer.push_str(&search_sheet(search, now));
     }
     text::print(&answer)?;
     Ok(ExitCode::SUCCESS)
@@ -453,6 +459,51 @@ fn attempt_table(attempts: &[AttemptRow], now: DateTime<Utc>, width: Option<u16>
         ]);
     }
     text::lines(&table)
+}
+
+/// How the search for an order in the provider's reports stands, and the orders that may be it.
+pub(super) fn search_sheet(search: &Search, now: DateTime<Utc>) -> String {
+    let scans = usize::try_from(search.scans).unwrap_or(0);
+    let stand = match search.outcome.as_deref() {
+        Some("found") => "found in the provider's reports".to_owned(),
+        Some("none") => format!(
+            "not in the provider's reports ({}); somebody has to decide",
+            count(scans, "reading")
+        ),
+        Some("several") => "not settled: somebody has to tell which it is".to_owned(),
+        Some(_) | None => {
+            let next = search.next_in_ms.filter(|ms| *ms > 0);
+            let next = next.map_or_else(|| "now".to_owned(), |ms| format!("in {}", span(ms)));
+            format!(
+                "being looked for in the provider's reports ({} so far), next {next}",
+                count(scans, "reading")
+            )
+        }
+    };
+    let mut sheet = format!("{:<15} {stand}\n", "its order");
+    if let Some(note) = &search.note {
+        sheet.push_str(&format!("{:<15} {note}\n", "last reading"));
+    }
+    for candidate in search.candidates.iter() {
+        let state = match candidate.status {
+            Some(113) => "being sent",
+            Some(114) => "completed",
+            Some(115) => "not sent",
+            Some(_) | None => "state unknown",
+        };
+        let taken = text::moment(Some(&candidate.submitted_at.to_rfc3339()), now);
+        sheet.push_str(&format!(
+            "{:<15} order {}, taken {}, {}, {state}\n",
+            "candidate",
+            candidate.order_id,
+            taken.unwrap_or_else(|| candidate.submitted_at.to_rfc3339()),
+            count(
+                usize::try_from(candidate.total).unwrap_or(usize::MAX),
+                "recipient"
+            ),
+        ));
+    }
+    sheet
 }
 
 fn stats_page(stats: &[QueueStat], pauses: &[PauseRow], width: Option<u16>) -> String {

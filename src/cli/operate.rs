@@ -8,12 +8,13 @@ use uuid::Uuid;
 
 use super::{
     database::{explained, open},
+    inspect,
     text::{self, count},
 };
 use crate::{
     config::{DatabaseArgs, Misconfigured},
     lifecycle::{ErrorClass, OrderId, Status},
-    outbox::{Cancelled, Filter, Outbox, OutboxError, Resolution, Resolved},
+    outbox::{Cancelled, Filter, Outbox, OutboxError, Resolution, Resolved, Search},
 };
 
 /// As many are changed by one statement. A million in one would outlive its deadline.
@@ -79,7 +80,7 @@ pub(super) struct CancelArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(group = clap::ArgGroup::new("outcome").required(true))]
+#[command(group = clap::ArgGroup::new("outcome"))]
 pub(super) struct ResolveArgs {
     #[command(flatten)]
     database: DatabaseArgs,
@@ -411,9 +412,41 @@ fn said_together(deed: Deed, answer: &Answer) -> String {
     said
 }
 
+/// What is known about an uncertain job, for whoever has to decide.
+async fn show_choices(database: &DatabaseArgs, id: Uuid) -> anyhow::Result<ExitCode> {
+    let outbox = open(database).await?;
+    let status = outbox.statuses(&[id]).await.map_err(explained)?;
+    let Some(status) = status.get(&id) else {
+        anyhow::bail!("there is no job {id}");
+    };
+    let now = outbox.now().await.map_err(explained)?;
+    let search = outbox.search(id).await.map_err(explained)?;
+    let mut said = format!("{:<15} {id}\n{:<15} {status}\n", "job", "status");
+    match &search {
+        Some(search) => said.push_str(&inspect::search_sheet(search, now)),
+        None => said.push_str("Its order has not been looked for in the provider's reports.\n"),
+    }
+    if *status == Status::Uncertain {
+        let order = search.as_ref().map(Search::orders).unwrap_or_default();
+        let order = match order.as_slice() {
+            [one] => one.as_str(),
+            _ => "ORDER",
+        };
+        said.push_str(&format!(
+            "\nNothing was changed. Settle it with one of:\n\
+             \x20 sms-outbox resolve {id} --sent {order}\n\
+             \x20 sms-outbox resolve {id} --resend   (it may arrive twice)\n\
+             \x20 sms-outbox resolve {id} --fail\n"
+        ));
+    }
+    text::print(&said)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(super) async fn resolve(args: ResolveArgs) -> anyhow::Result<ExitCode> {
     let id = args.id;
     let resolution = match (args.sent, args.resend) {
+        (None, false) if !args.fail => return show_choices(&args.database, id).await,
         (Some(None), _) => Resolution::Sent(None),
         (Some(Some(order)), _) => {
             let order = OrderId::parse(&order).ok_or_else(|| {
@@ -425,7 +458,6 @@ pub(super) async fn resolve(args: ResolveArgs) -> anyhow::Result<ExitCode> {
             Resolution::Sent(Some(order))
         }
         (None, true) => Resolution::Resend,
-        // One of the three is there: clap's group requires it.
         (None, false) => Resolution::Fail,
     };
     let outbox = open(&args.database).await?;

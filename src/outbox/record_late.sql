@@ -16,7 +16,8 @@ WITH durable AS MATERIALIZED (
            -- Our own record went through although its answer was lost: nothing is late, and nothing happened twice.
            job.status = 'sent' AND job.token = answer.token AND job.answer_ms IS NOT NULL AS is_ours,
            job.status = 'sent' AND (
-               job.order_id IS NOT NULL
+               -- The very order that a person or reconciliation has found is no second one.
+               (job.order_id IS NOT NULL AND job.order_id IS DISTINCT FROM answer.order_id)
                OR (job.answer_ms IS NOT NULL AND NOT job.duplicate)
                OR EXISTS (
                    SELECT FROM sms_outbox.attempt_log AS log

@@ -6,7 +6,7 @@ WITH durable AS MATERIALIZED (
 ), answer AS MATERIALIZED (
     SELECT answer.*
     FROM durable, jsonb_to_recordset($1) AS answer (
-        id uuid, token integer, account text, sender text, status text, spent boolean, delay_ms bigint, doubt boolean,
+        id uuid, token integer, status text, spent boolean, delay_ms bigint, doubt boolean,
         order_id text, duplicate boolean, rejected text[], alone boolean, content bigint,
         error_class text, error_code integer, error_message text,
         observer text, progress text, http_status smallint, provider_code integer, ms integer)
@@ -62,7 +62,7 @@ WITH durable AS MATERIALIZED (
     -- Twice by id, as in claim.sql: the second form can only be answered by the primary key.
     WHERE job.id = answer.id AND job.id = ANY (ARRAY(SELECT id FROM answer))
       AND job.token = answer.token AND job.status = 'sending'
-    RETURNING job.id, job.token, job.worker, job.claimed_at,
+    RETURNING job.id, job.token, job.account, job.worker, job.claimed_at,
               CASE WHEN answer.spent THEN job.attempt ELSE job.attempt + 1 END AS attempt,
               job.order_id, job.duplicate_of
 ), logged AS (
@@ -75,5 +75,13 @@ WITH durable AS MATERIALIZED (
     FROM recorded JOIN answer USING (id)
     WHERE answer.progress IS NOT NULL AND answer.status <> 'sent'
     ON CONFLICT DO NOTHING
+), sought AS (
+    -- Set aside with its doubt: neither uncertain nor sent, so nobody would look for its order otherwise.
+    INSERT INTO sms_outbox.searches (job_id, token, account)
+    SELECT recorded.id, recorded.token, recorded.account FROM recorded JOIN answer USING (id)
+    WHERE answer.status = 'failed' AND answer.doubt
+    ON CONFLICT (job_id) DO UPDATE
+    SET token = excluded.token, begun_at = now(), next_at = now(), scans = 0, clean_scans = 0, outcome = NULL,
+        candidates = '[]', note = NULL
 )
 SELECT id, order_id, duplicate_of FROM recorded

@@ -97,7 +97,7 @@ fn read_code(value: &Tree) -> Option<Code> {
     })
 }
 
-fn read_order_id(value: &Tree) -> Option<OrderId> {
+pub(super) fn read_order_id(value: &Tree) -> Option<OrderId> {
     let text = match value {
         Tree::Integer(number) => number.to_string(),
         Tree::Text(text) => text.trim().to_owned(),
@@ -162,7 +162,7 @@ pub(super) enum Tree {
 
 impl Tree {
     /// The value under a chain of keys, if each of them is there exactly once.
-    fn at(&self, path: &[&str]) -> Option<&Self> {
+    pub(super) fn at(&self, path: &[&str]) -> Option<&Self> {
         path.iter().try_fold(self, |tree, key| {
             let Self::Map(fields) = tree else {
                 return None;

@@ -15,6 +15,10 @@ pub(super) const SEND_SMS: &str = "/v1/send-sms/json";
 pub(super) const GET_BALANCE: &str = "/v1/get-balance/json";
 /// Where the approved senders are asked for: no side effects.
 pub(super) const GET_SENDER: &str = "/v1/get-sender/json";
+/// Where the orders of some days are listed: no side effects.
+pub(super) const GET_REPORTS: &str = "/v1/get-reports/json";
+/// Where one order is shown with its numbers: no side effects.
+pub(super) const GET_REPORT: &str = "/v1/get-report/json";
 
 /// The outermost object of every request.
 #[derive(Serialize)]
@@ -33,6 +37,37 @@ pub(super) struct SendSms<'a> {
 #[derive(Serialize)]
 pub(super) struct AccountQuery<'a> {
     pub(super) authentication: Authentication<'a>,
+}
+
+/// `get-reports`.
+#[derive(Serialize)]
+pub(super) struct Reports<'a> {
+    pub(super) authentication: Authentication<'a>,
+    pub(super) filter: ReportsFilter,
+}
+
+/// Days as `2026-05-01`, pages from 1.
+#[derive(Serialize)]
+pub(super) struct ReportsFilter {
+    pub(super) start: String,
+    pub(super) end: String,
+    pub(super) page: u32,
+}
+
+/// `get-report`.
+#[derive(Serialize)]
+pub(super) struct Report<'a> {
+    pub(super) authentication: Authentication<'a>,
+    pub(super) order: ReportOrder<'a>,
+}
+
+/// All three are strings in the documentation; at most 1,000 rows a page.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ReportOrder<'a> {
+    pub(super) id: &'a str,
+    pub(super) page: String,
+    pub(super) row_count: &'static str,
 }
 
 #[derive(Serialize)]

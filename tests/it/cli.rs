@@ -769,8 +769,7 @@ async fn a_person_settles_an_uncertain_job() {
     }
     let id = shell.send(&[]).await.to_string();
     for wrong in [
-        &["resolve", &id][..],
-        &["resolve", &id, "--fail", "--resend"],
+        &["resolve", &id, "--fail", "--resend"][..],
         &["resolve", &id, "--sent", "a b"],
     ] {
         assert_eq!(shell.run(wrong).await.code, Some(2), "{wrong:?}");

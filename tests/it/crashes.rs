@@ -90,6 +90,8 @@ async fn a_message_that_brings_workers_down_is_set_aside_and_the_others_go_on() 
         job.ambiguous_since.is_some(),
         "it may have been sent, and says so"
     );
+    let sought = format!("SELECT count(*) FROM sms_outbox.searches WHERE job_id = '{poison}'");
+    assert_eq!(count(pool, sought).await, 1, "and its order is looked for");
     wait_for_statuses(pool, &beside, "sent").await;
     worker.wait_for_line("it brings workers down").await;
     worker.stop().await;

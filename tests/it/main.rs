@@ -16,6 +16,7 @@ mod parking;
 mod pauses;
 mod private_postgres;
 mod producers;
+mod reconciliation;
 mod recording;
 mod retries;
 mod statements;

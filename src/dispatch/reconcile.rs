@@ -1,0 +1,374 @@
+//! Looks in the provider's reports for orders whose answer was lost. One worker of the fleet does it for an account at a time,
+//! gently: reports are read for questions that are open already, and nothing waits for them.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{Days, NaiveDate};
+use uuid::Uuid;
+
+use super::{Dispatch, Lane, chain, chance};
+use crate::{
+    lifecycle::OrderId,
+    message::Recipient,
+    outbox::OutboxError,
+    provider::{ProbeError, Provider},
+    reconciliation::{Finding, ListedOrder, Reconciling, Sought},
+};
+
+/// How many jobs one scan looks for.
+const BATCH: usize = 200;
+/// The most days that are asked for at once. The provider refuses more than ten; what that means at the edges is not
+/// documented.
+const DAYS: u64 = 8;
+/// The most orders whose numbers one scan compares. What is beyond them is left to a person.
+const COMPARED: usize = 500;
+
+/// Why a scan ended early.
+enum Interrupted {
+    /// The database.
+    Outbox(OutboxError),
+    /// The provider does not answer questions about reports now.
+    Provider(ProbeError),
+    /// Another worker has the duty.
+    DutyLost,
+}
+
+impl From<OutboxError> for Interrupted {
+    fn from(error: OutboxError) -> Self {
+        Self::Outbox(error)
+    }
+}
+
+/// One who reads an account's reports.
+struct Reader<'a> {
+    dispatch: &'a Dispatch,
+    lane: &'a Lane,
+    settings: Reconciling,
+    duty: String,
+    last_question: Option<Instant>,
+}
+
+/// Everything that was read of some days.
+struct Reports {
+    orders: Vec<ListedOrder>,
+    /// Whether that is all there is.
+    complete: bool,
+}
+
+/// Looks for lost orders of one account until the worker stops.
+pub(super) async fn run(dispatch: Arc<Dispatch>, lane: Arc<Lane>, settings: Reconciling) {
+    let interval = (settings.spacing * 5).max(Duration::from_millis(100));
+    loop {
+        let mut reader = Reader {
+            dispatch: &dispatch,
+            lane: &lane,
+            settings,
+            duty: format!("reconciliation/{}", lane.account),
+            last_question: None,
+        };
+        let Some(round) = dispatch.unless_stopping(reader.round()).await else {
+            return;
+        };
+        let pause = match round {
+            Ok(()) | Err(Interrupted::DutyLost) => interval,
+            Err(Interrupted::Outbox(error)) if error.blames_the_row() => {
+                tracing::error!(account = %lane.account, error = %chain(&error), "the search for lost orders has failed");
+                interval
+            }
+            Err(Interrupted::Outbox(error)) => dispatch.outage.failed(&error).max(interval),
+            // Said where it happened.
+            Err(Interrupted::Provider(_)) => interval,
+        };
+        let pause = pause.mul_f64(0.75 + chance() / 2.0);
+        if dispatch
+            .unless_stopping(tokio::time::sleep(pause))
+            .await
+            .is_none()
+        {
+            return;
+        }
+    }
+}
+
+impl Reader<'_> {
+    async fn round(&mut self) -> Result<(), Interrupted> {
+        let outbox = &self.dispatch.outbox;
+        let account = &*self.lane.account;
+        if !outbox.is_sought(account).await? {
+            return Ok(());
+        }
+        self.keep_duty().await?;
+        for (job, twin) in outbox.name_after_twins(account).await? {
+            tracing::info!(job.id = %job, duplicate_of = %twin, "the order of its twin has become known");
+        }
+        let foreign = self.dispatch.settings.foreign;
+        let due = outbox.due_searches(account, foreign, BATCH).await?;
+        let Some(oldest) = due.first() else {
+            return Ok(());
+        };
+        // Those of the same days are looked for together; the others have their turn.
+        let margin = self.settings.margin;
+        let (first, last) = oldest.days(margin);
+        let these: Vec<&Sought> = due
+            .iter()
+            .filter(|sought| {
+                let (from, to) = sought.days(margin);
+                first <= from && to <= last
+            })
+            .collect();
+        match self.look(first, last, &these).await {
+            Err(Interrupted::Provider(error)) => {
+                tracing::warn!(
+                    account, error.class = %error.trouble.class, error.code = error.trouble.code,
+                    reason = %error.trouble.message, sought = these.len(),
+                    "the provider's reports could not be read; they are asked for again"
+                );
+                let note = format!("The reports could not be read: {}", error.trouble.message);
+                for sought in &these {
+                    let after = sought.pause(&self.settings).max(self.settings.spacing * 60);
+                    let again = Finding::Again { clean: None, after };
+                    outbox.note_scan(sought, &again, None, &note).await?;
+                }
+                Err(Interrupted::Provider(error))
+            }
+            other => other,
+        }
+    }
+
+    async fn look(
+        &mut self,
+        first: NaiveDate,
+        last: NaiveDate,
+        these: &[&Sought],
+    ) -> Result<(), Interrupted> {
+        let Reports {
+            orders,
+            mut complete,
+        } = self.reports(first, last, these).await?;
+        let strangers = self.strangers(orders, these).await?;
+        if strangers.len() > COMPARED {
+            complete = false;
+        }
+        // Which orders fit which job, numbers included.
+        let mut fitting: HashMap<Uuid, Vec<ListedOrder>> = HashMap::new();
+        let mut claimed: HashMap<OrderId, usize> = HashMap::new();
+        let largest = these.iter().map(|sought| sought.numbers.len()).max();
+        for order in strangers.into_iter().take(COMPARED) {
+            let Some(numbers) = self.numbers(&order, largest.unwrap_or(0)).await? else {
+                complete = false;
+                continue;
+            };
+            for sought in these {
+                if sought.may_be(&order, self.settings.margin) && sought.is_to(&numbers) {
+                    fitting.entry(sought.job).or_default().push(order.clone());
+                    *claimed.entry(order.id.clone()).or_default() += 1;
+                }
+            }
+        }
+        for sought in these {
+            let fits = fitting.remove(&sought.job).unwrap_or_default();
+            let shared = fits.iter().any(|order| claimed.get(&order.id) > Some(&1));
+            self.conclude(sought, fits, shared, complete).await?;
+        }
+        Ok(())
+    }
+
+    async fn conclude(
+        &self,
+        sought: &Sought,
+        fitting: Vec<ListedOrder>,
+        shared: bool,
+        complete: bool,
+    ) -> Result<(), Interrupted> {
+        let outbox = &self.dispatch.outbox;
+        let foreign = self.dispatch.settings.foreign;
+        let account = &*self.lane.account;
+        let contested =
+            shared || (!fitting.is_empty() && outbox.has_rivals(account, sought, foreign).await?);
+        let finding = sought.finding(fitting.clone(), contested, complete, &self.settings);
+        let job = sought.job;
+        match &finding {
+            Finding::Found(order) => {
+                let evidence = format!(
+                    "Found in the provider's reports: order {} of sender {}, {} in number, taken at {} UTC; the numbers are \
+                     those of this job, and no other message of ours can have made it.",
+                    order.id,
+                    order.sender,
+                    order.total,
+                    order.submitted_at.format("%Y-%m-%d %H:%M:%S"),
+                );
+                let worker = &self.dispatch.settings.worker;
+                if outbox
+                    .settle_found(sought, order, &evidence, worker)
+                    .await?
+                {
+                    tracing::info!(
+                        job.id = %job, account, order_id = %order.id,
+                        "sent: its order was found in the provider's reports"
+                    );
+                }
+                return Ok(());
+            }
+            Finding::None => tracing::warn!(
+                job.id = %job, account, scans = sought.scans + 1,
+                "no order of this job is in the provider's reports; it stays as it is until a person decides"
+            ),
+            Finding::Several => tracing::warn!(
+                job.id = %job, account, candidates = fitting.len(),
+                "more than one order may be this job's, or more than one job this order's: a person has to tell \
+                 (sms-outbox resolve shows them)"
+            ),
+            Finding::Again { .. } => {}
+        }
+        let note = match (&finding, fitting.len()) {
+            (Finding::Again { clean: None, .. }, _) => {
+                "Not all of the reports could be read.".to_owned()
+            }
+            (_, 0) => "Nothing in the reports fits.".to_owned(),
+            (_, 1) => "One order fits, which another message may have made as well.".to_owned(),
+            (_, n) => format!("{n} orders fit."),
+        };
+        outbox
+            .note_scan(sought, &finding, Some(&fitting), &note)
+            .await?;
+        Ok(())
+    }
+
+    /// The orders of these days that may be one of theirs.
+    async fn reports(
+        &mut self,
+        first: NaiveDate,
+        last: NaiveDate,
+        these: &[&Sought],
+    ) -> Result<Reports, Interrupted> {
+        let mut reports = Reports {
+            orders: Vec::new(),
+            complete: true,
+        };
+        let mut seen: HashSet<OrderId> = HashSet::new();
+        let mut from = first;
+        while from <= last {
+            let to = (from + Days::new(DAYS - 1)).min(last);
+            let mut entries = 0;
+            for page in 1.. {
+                self.keep_duty().await?;
+                // Whether the last day counts is not documented, so one more is asked for.
+                let end = to + Days::new(1);
+                let credentials = &self.lane.credentials;
+                let provider = self.question().await;
+                let read = provider
+                    .reports(credentials, from, end, page)
+                    .await
+                    .map_err(Interrupted::Provider)?;
+                if read.orders.len() < read.entries {
+                    reports.complete = false;
+                }
+                entries += read.entries as u64;
+                let before = seen.len();
+                for order in read.orders {
+                    let is_new = seen.insert(order.id.clone());
+                    let fits = these
+                        .iter()
+                        .any(|sought| sought.may_be(&order, self.settings.margin));
+                    if is_new && fits {
+                        reports.orders.push(order);
+                    }
+                }
+                // What lies beyond the last page is not documented: nothing, or the last page again.
+                let nothing_new = seen.len() == before;
+                if read.entries == 0 || nothing_new || read.count.is_some_and(|all| entries >= all)
+                {
+                    break;
+                }
+            }
+            from = to + Days::new(1);
+        }
+        Ok(reports)
+    }
+
+    /// Those of the orders that are none of our jobs' already.
+    async fn strangers(
+        &self,
+        mut orders: Vec<ListedOrder>,
+        these: &[&Sought],
+    ) -> Result<Vec<ListedOrder>, Interrupted> {
+        let Some(since) = these.iter().map(|sought| sought.since).min() else {
+            return Ok(Vec::new());
+        };
+        let ids: Vec<&str> = orders.iter().map(|order| order.id.as_str()).collect();
+        let known: HashSet<String> = if ids.is_empty() {
+            HashSet::new()
+        } else {
+            let outbox = &self.dispatch.outbox;
+            outbox
+                .known_orders(&ids, since)
+                .await?
+                .into_iter()
+                .collect()
+        };
+        orders.retain(|order| !known.contains(order.id.as_str()));
+        orders.sort_by_key(|order| order.submitted_at);
+        Ok(orders)
+    }
+
+    /// The numbers of an order. `None`: they cannot be read now, or there are more than `most`.
+    async fn numbers(
+        &mut self,
+        order: &ListedOrder,
+        most: usize,
+    ) -> Result<Option<BTreeSet<Recipient>>, Interrupted> {
+        let mut numbers = BTreeSet::new();
+        for page in 1.. {
+            self.keep_duty().await?;
+            let credentials = &self.lane.credentials;
+            let provider = self.question().await;
+            let read = match provider.report(credentials, &order.id, page).await {
+                Ok(read) => read,
+                // Not visible yet, or not due yet: about this order, and not about the reports.
+                Err(error) if matches!(error.trouble.code, Some(455 | 456)) => return Ok(None),
+                Err(error) => return Err(Interrupted::Provider(error)),
+            };
+            if read.numbers.len() < read.entries {
+                return Ok(None);
+            }
+            let before = numbers.len();
+            numbers.extend(read.numbers);
+            if read.entries < Provider::NUMBERS_A_PAGE || numbers.len() == before {
+                break;
+            }
+            if numbers.len() > most {
+                break;
+            }
+        }
+        Ok(Some(numbers))
+    }
+
+    /// Waits until the next question may be asked.
+    async fn question(&mut self) -> &Provider {
+        if let Some(last) = self.last_question {
+            tokio::time::sleep_until((last + self.settings.spacing).into()).await;
+        }
+        self.last_question = Some(Instant::now());
+        &self.dispatch.provider
+    }
+
+    /// Only one worker reads an account's reports: the questions of a whole fleet would not be gentle.
+    async fn keep_duty(&self) -> Result<(), Interrupted> {
+        let hold = self.settings.spacing * 10 + self.dispatch.settings.policy.request_timeout * 2;
+        let worker = &self.dispatch.settings.worker;
+        if self
+            .dispatch
+            .outbox
+            .take_duty(&self.duty, worker, hold)
+            .await?
+        {
+            Ok(())
+        } else {
+            Err(Interrupted::DutyLost)
+        }
+    }
+}

@@ -1,0 +1,24 @@
+-- Exactly one order fits: the job is sent under it, and the history says how that is known.
+--   $1 job   $2 token   $3 order id   $4 the evidence, in a sentence   $5 the order, as an array of one candidate   $6 worker
+WITH durable AS MATERIALIZED (
+    SELECT CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END
+), found AS (
+    UPDATE sms_outbox.jobs AS job
+    SET status = 'sent', order_id = $3, sent_at = coalesce(job.sent_at, now()), finished_at = coalesce(job.finished_at, now()),
+        error_class = NULL, error_code = NULL, error_message = NULL
+    FROM durable
+    WHERE job.id = $1 AND job.token = $2
+      AND (job.status = 'uncertain' OR (job.status = 'sent' AND job.order_id IS NULL)
+           OR (job.status = 'failed' AND job.ambiguous_since IS NOT NULL))
+    RETURNING job.id, job.token, job.attempt
+), logged AS (
+    INSERT INTO sms_outbox.attempt_log (
+        job_id, token, observer, attempt, counted, worker, started_at, progress, error_message, order_id)
+    SELECT id, token, 'reconciliation', attempt, false, $6, now(), 'answered', $4, $3 FROM found
+    ON CONFLICT DO NOTHING
+), over AS (
+    UPDATE sms_outbox.searches AS search
+    SET outcome = 'found', next_at = NULL, scans = scans + 1, candidates = $5, note = $4
+    FROM found WHERE search.job_id = found.id
+)
+SELECT id FROM found

@@ -1,0 +1,402 @@
+//! Looking for orders whose answer was lost: which of the orders in the provider's reports can be a job's, and when is it
+//! settled?
+//!
+//! The reports show sender, number of messages, time and numbers of an order, and never its text (provider documentation,
+//! get-reports and get-report). So one order that fits, that belongs to no job of ours, and that no other message of ours can
+//! have made, is strong evidence; nothing that fits is weak evidence, because nobody knows how soon an order becomes visible.
+//!
+//! Nothing here knows a database, a socket or a clock.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono_tz::Europe::Istanbul;
+use uuid::Uuid;
+
+use crate::{lifecycle::OrderId, message::Recipient};
+
+/// How the search goes about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reconciling {
+    /// The pause between two questions to the provider, per account. What it allows is not documented; one a second is
+    /// thought to be gentle.
+    pub spacing: Duration,
+    /// How long after the last request nothing found means that nothing will be.
+    pub settle: Duration,
+    /// How far the provider's clock and ours may be apart.
+    pub margin: Duration,
+}
+
+/// One order, as the provider lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedOrder {
+    /// Its number.
+    pub id: OrderId,
+    /// Its header.
+    pub sender: String,
+    /// How many messages it has.
+    pub total: u64,
+    /// When the provider took it, to the second.
+    pub submitted_at: DateTime<Utc>,
+    /// 113: being sent, 114: every message final, 115: not sent; `None`: not readable.
+    pub status: Option<i64>,
+}
+
+/// A job whose order is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sought {
+    /// The job.
+    pub job: Uuid,
+    /// Its last claim.
+    pub token: i32,
+    /// Its header.
+    pub sender: String,
+    /// The numbers that were sent to.
+    pub numbers: BTreeSet<Recipient>,
+    /// Whether it markets something: then recipients without consent may be missing from the order.
+    pub is_commercial: bool,
+    /// When the first request began that may have been accepted.
+    pub since: DateTime<Utc>,
+    /// When the last one was given up.
+    pub until: DateTime<Utc>,
+    /// How long ago that is.
+    pub settled_for: Duration,
+    /// How often the reports of that time were read before.
+    pub scans: u32,
+    /// How many of them, in a row, held nothing that fits.
+    pub clean_scans: u32,
+}
+
+/// What one reading of the reports means for one job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Exactly one order fits, and nothing else of ours can have made it.
+    Found(ListedOrder),
+    /// Nothing fits, and by now it would.
+    None,
+    /// Several orders fit, or one that another message of ours may have made: a person has to tell.
+    Several,
+    /// Too early to say.
+    Again {
+        /// Whether the reports were read to their end and held nothing. `None`: they could not be read to their end.
+        clean: Option<bool>,
+        /// When to read them again.
+        after: Duration,
+    },
+}
+
+impl Sought {
+    /// The days, by Turkish clocks, whose reports can hold the order: around midnight there are two.
+    #[must_use]
+    pub fn days(&self, margin: Duration) -> (NaiveDate, NaiveDate) {
+        let (since, until) = self.interval(margin);
+        let day = |moment: DateTime<Utc>| moment.with_timezone(&Istanbul).date_naive();
+        (day(since), day(until))
+    }
+
+    fn interval(&self, margin: Duration) -> (DateTime<Utc>, DateTime<Utc>) {
+        let margin = TimeDelta::from_std(margin).unwrap_or(TimeDelta::zero());
+        let since = self.since.checked_sub_signed(margin);
+        let until = self.until.checked_add_signed(margin);
+        (since.unwrap_or(self.since), until.unwrap_or(self.until))
+    }
+
+    /// Whether this may be its order, as far as a list shows it.
+    #[must_use]
+    pub fn may_be(&self, order: &ListedOrder, margin: Duration) -> bool {
+        let (since, until) = self.interval(margin);
+        let numbers = self.numbers.len() as u64;
+        let fits_total = if self.is_commercial {
+            (1..=numbers).contains(&order.total)
+        } else {
+            order.total == numbers
+        };
+        order.sender.trim() == self.sender.trim()
+            && fits_total
+            && (since..=until).contains(&order.submitted_at)
+    }
+
+    /// Whether an order to these numbers is one of this job.
+    #[must_use]
+    pub fn is_to(&self, numbers: &BTreeSet<Recipient>) -> bool {
+        if self.is_commercial {
+            !numbers.is_empty() && numbers.is_subset(&self.numbers)
+        } else {
+            *numbers == self.numbers
+        }
+    }
+
+    /// What the orders that fit mean. `contested`: another message of ours may have made one of them. `complete`: every report
+    /// of the time in question could be read.
+    #[must_use]
+    pub fn finding(
+        &self,
+        mut fitting: Vec<ListedOrder>,
+        contested: bool,
+        complete: bool,
+        settings: &Reconciling,
+    ) -> Finding {
+        if complete && fitting.len() == 1 && !contested {
+            return Finding::Found(fitting.remove(0));
+        }
+        let after = self.pause(settings);
+        if !complete {
+            return Finding::Again { clean: None, after };
+        }
+        let settled = self.settled_for >= settings.settle;
+        if fitting.is_empty() {
+            // One scan may have been unlucky with the pages of a growing list.
+            if settled && self.clean_scans >= 1 {
+                Finding::None
+            } else {
+                let clean = Some(true);
+                Finding::Again { clean, after }
+            }
+        } else if settled && self.scans >= 1 {
+            Finding::Several
+        } else {
+            let clean = Some(false);
+            Finding::Again { clean, after }
+        }
+    }
+
+    /// How long to wait before the reports are read again: ten questions' time, doubling up to five minutes; and once when the
+    /// settling time is over.
+    #[must_use]
+    pub fn pause(&self, settings: &Reconciling) -> Duration {
+        let first = settings.spacing * 10;
+        let longest = first.max(Duration::from_secs(300));
+        let pause = first.saturating_mul(1 << self.scans.min(16)).min(longest);
+        match settings.settle.checked_sub(self.settled_for) {
+            Some(left) if !left.is_zero() => pause.min(left.max(settings.spacing)),
+            _ => pause,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::ForeignNumbers;
+
+    const SETTINGS: Reconciling = Reconciling {
+        spacing: Duration::from_secs(1),
+        settle: Duration::from_secs(900),
+        margin: Duration::from_secs(120),
+    };
+
+    fn at(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    fn numbers(texts: &[&str]) -> BTreeSet<Recipient> {
+        texts
+            .iter()
+            .map(|text| Recipient::parse(text, ForeignNumbers::Allowed).unwrap())
+            .collect()
+    }
+
+    fn sought() -> Sought {
+        Sought {
+            job: Uuid::from_u128(1),
+            token: 2,
+            sender: "BRAND".to_owned(),
+            numbers: numbers(&["905321234567"]),
+            is_commercial: false,
+            since: at("2026-05-01T09:00:00Z"),
+            until: at("2026-05-01T09:07:00Z"),
+            settled_for: Duration::from_secs(10),
+            scans: 0,
+            clean_scans: 0,
+        }
+    }
+
+    fn order() -> ListedOrder {
+        ListedOrder {
+            id: OrderId::parse("312891245").unwrap(),
+            sender: "BRAND".to_owned(),
+            total: 1,
+            submitted_at: at("2026-05-01T09:00:01Z"),
+            status: Some(114),
+        }
+    }
+
+    #[test]
+    fn an_order_fits_by_sender_total_and_time() {
+        let fits = |change: &dyn Fn(&mut ListedOrder)| {
+            let mut order = order();
+            change(&mut order);
+            sought().may_be(&order, SETTINGS.margin)
+        };
+        assert!(fits(&|_| ()));
+        assert!(!fits(&|order| order.sender = "Brand".to_owned()));
+        assert!(!fits(&|order| order.total = 2));
+        assert!(!fits(&|order| order.total = 0));
+        for (moment, expected) in [
+            ("2026-05-01T08:57:59Z", false),
+            ("2026-05-01T08:58:00Z", true),
+            ("2026-05-01T09:09:00Z", true),
+            ("2026-05-01T09:09:01Z", false),
+        ] {
+            assert_eq!(
+                fits(&|order| order.submitted_at = at(moment)),
+                expected,
+                "{moment}"
+            );
+        }
+    }
+
+    #[test]
+    fn marketing_may_have_lost_recipients_on_the_way_and_nothing_else_may() {
+        let three = ["905320000001", "905320000002", "905320000003"];
+        for (is_commercial, total, to, expected) in [
+            (false, 3, &three[..], true),
+            (false, 2, &three[..2], false),
+            (true, 3, &three[..], true),
+            (true, 2, &three[..2], true),
+            (
+                true,
+                4,
+                &[three[0], three[1], three[2], "905320000004"][..],
+                false,
+            ),
+            (true, 1, &["905320000004"][..], false),
+            (true, 0, &[][..], false),
+        ] {
+            let sought = Sought {
+                numbers: numbers(&three),
+                is_commercial,
+                ..sought()
+            };
+            let order = ListedOrder { total, ..order() };
+            let fits = sought.may_be(&order, SETTINGS.margin) && sought.is_to(&numbers(to));
+            assert_eq!(fits, expected, "{is_commercial} {total} {to:?}");
+        }
+    }
+
+    #[test]
+    fn around_midnight_in_turkey_two_days_are_looked_at() {
+        let day = |text: &str| text.parse::<NaiveDate>().unwrap();
+        for (since, until, first, last) in [
+            (
+                "2026-05-01T09:00:00Z",
+                "2026-05-01T09:07:00Z",
+                "2026-05-01",
+                "2026-05-01",
+            ),
+            (
+                "2026-05-01T20:55:00Z",
+                "2026-05-01T20:59:00Z",
+                "2026-05-01",
+                "2026-05-02",
+            ),
+            (
+                "2026-05-01T21:01:00Z",
+                "2026-05-01T21:02:00Z",
+                "2026-05-01",
+                "2026-05-02",
+            ),
+            (
+                "2026-05-01T21:03:00Z",
+                "2026-05-01T21:04:00Z",
+                "2026-05-02",
+                "2026-05-02",
+            ),
+        ] {
+            let sought = Sought {
+                since: at(since),
+                until: at(until),
+                ..sought()
+            };
+            assert_eq!(
+                sought.days(SETTINGS.margin),
+                (day(first), day(last)),
+                "{since}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_that_fits_settles_it_several_and_none_take_their_time() {
+        let young = sought();
+        let settled = Sought {
+            settled_for: Duration::from_secs(900),
+            scans: 1,
+            clean_scans: 1,
+            ..sought()
+        };
+        let one = || vec![order()];
+        let two = || vec![order(), order()];
+        let shape = |finding: Finding| match finding {
+            Finding::Found(_) => "found",
+            Finding::None => "none",
+            Finding::Several => "several",
+            Finding::Again { clean: None, .. } => "again, unread",
+            Finding::Again {
+                clean: Some(true), ..
+            } => "again, clean",
+            Finding::Again {
+                clean: Some(false), ..
+            } => "again",
+        };
+        for (name, sought, fitting, contested, complete, expected) in [
+            ("one", &young, one(), false, true, "found"),
+            ("one, late", &settled, one(), false, true, "found"),
+            (
+                "one of how many?",
+                &young,
+                one(),
+                false,
+                false,
+                "again, unread",
+            ),
+            ("whose?", &young, one(), true, true, "again"),
+            ("whose, for ever?", &settled, one(), true, true, "several"),
+            ("two", &young, two(), false, true, "again"),
+            ("two, late", &settled, two(), false, true, "several"),
+            ("nothing yet", &young, vec![], false, true, "again, clean"),
+            ("nothing", &settled, vec![], false, true, "none"),
+            (
+                "nothing, unread",
+                &settled,
+                vec![],
+                false,
+                false,
+                "again, unread",
+            ),
+        ] {
+            assert_eq!(
+                shape(sought.finding(fitting, contested, complete, &SETTINGS)),
+                expected,
+                "{name}"
+            );
+        }
+        let once = Sought {
+            clean_scans: 0,
+            ..settled
+        };
+        assert_eq!(
+            shape(once.finding(vec![], false, true, &SETTINGS)),
+            "again, clean",
+            "two clean scans"
+        );
+    }
+
+    #[test]
+    fn the_reports_are_read_ever_less_often_and_once_when_the_settling_time_is_over() {
+        let pause = |scans, settled_for| {
+            let sought = Sought {
+                scans,
+                settled_for: Duration::from_secs(settled_for),
+                ..sought()
+            };
+            sought.pause(&SETTINGS).as_secs()
+        };
+        assert_eq!(pause(0, 0), 10);
+        assert_eq!(pause(3, 0), 80);
+        assert_eq!(pause(9, 0), 300);
+        assert_eq!(pause(9, 800), 100);
+        assert_eq!(pause(9, 900), 300);
+        assert_eq!(pause(u32::MAX, 5_000), 300);
+    }
+}
