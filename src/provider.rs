@@ -645,4 +645,6 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

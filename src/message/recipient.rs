@@ -441,7 +441,64 @@ mod tests {
         turkish || foreign
     }
 
+    /// Written down form by form: what may stand in front of a subscriber's ten digits.
+    fn is_a_turkish_mobile(plus: bool, digits: &str) -> bool {
+        let fronts = if plus {
+            &["90", "900"][..]
+        } else {
+            &["", "0", "90", "900", "0090", "00900"]
+        };
+        fronts.iter().any(|front| {
+            digits
+                .strip_prefix(front)
+                .is_some_and(|subscriber| subscriber.len() == 10 && subscriber.starts_with('5'))
+        })
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn exactly_the_known_forms_are_turkish_mobiles(
+            plus in any::<bool>(),
+            digits in prop_oneof![
+                "[0-9]{0,16}", "(0|00|90|900|0090|00900|09|9)?[45][0-9]{8,11}", "(00)?(90|49|53|9|0){1,3}5?[0-9]{6,10}",
+            ],
+            gap in "[ .()/-]{0,2}", at in any::<prop::sample::Index>(),
+        ) {
+            let at = at.index(digits.len() + 1);
+            let typed = format!("{}{}{gap}{}", if plus { "+" } else { "" }, &digits[..at], &digits[at..]);
+            let read = Recipient::parse(&typed, ForeignNumbers::Refused);
+            prop_assert_eq!(read.is_ok(), is_a_turkish_mobile(plus, &digits), "{:?}", typed);
+            if let Ok(number) = read {
+                prop_assert_eq!(number.as_str(), format!("90{}", &digits[digits.len() - 10..]));
+            }
+        }
+
+        #[test]
+        fn one_strange_character_spoils_any_number(
+            (_, typed) in spelling(), strange in any::<char>(), at in any::<prop::sample::Index>(),
+        ) {
+            let belongs = strange.is_ascii_digit() || strange == '+' || is_separator(strange);
+            let strange = if belongs { 'x' } else { strange };
+            let mut characters: Vec<char> = typed.chars().collect();
+            characters.insert(at.index(characters.len() + 1), strange);
+            let damaged: String = characters.into_iter().collect();
+            let read = Recipient::parse(&damaged, ForeignNumbers::Allowed);
+            prop_assert_eq!(read, Err(RecipientError::Character(strange)));
+        }
+
+        #[test]
+        fn no_error_says_more_than_a_count(text in prop_oneof![any::<String>(), "[+0-9 x()./-]{0,40}"]) {
+            let read = Recipient::parse(&text, ForeignNumbers::Refused);
+            // The one character that it names may have to be shown by its number.
+            if let Err(error) = read && !matches!(error, RecipientError::Character(_)) {
+                let said = error.to_string();
+                let longest = said.split(|c: char| !c.is_ascii_digit()).map(str::len).max();
+                prop_assert!(longest <= Some(3), "{said}");
+            }
+        }
+
         #[test]
         fn separators_and_prefixes_never_change_a_number((subscriber, typed) in spelling()) {
             let recipient = Recipient::parse(&typed, ForeignNumbers::Refused);
