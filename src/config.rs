@@ -3,7 +3,7 @@
 //!
 //! A flag wins over the environment, the environment over a `.env` file, and that over the default.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use clap::Args;
 use secrecy::SecretString;
@@ -207,6 +207,10 @@ pub struct WorkerArgs {
     /// How long stopping may take before what is in flight is left to its lease
     #[arg(long, env = "SMS_OUTBOX_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "35s", value_parser = duration)]
     pub shutdown_grace: Duration,
+
+    /// Where to serve /metrics and /healthz over HTTP, as 127.0.0.1:9464; nowhere if not set
+    #[arg(long, env = "SMS_OUTBOX_METRICS_ADDRESS", value_name = "ADDRESS")]
+    pub metrics_address: Option<SocketAddr>,
 
     /// Send foreign numbers instead of refusing them
     #[arg(long, env = "SMS_OUTBOX_INTERNATIONAL", value_name = "BOOL", default_value_t = false,

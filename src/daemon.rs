@@ -1,12 +1,14 @@
 //! The worker as a process: builds the parts, watches over them, stops them in two stages.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{AccountSecrets, Misconfigured, WorkerArgs, connections},
     dispatch::{Account, Dispatch, Outage, Settings},
+    metrics::Metrics,
+    monitoring::Monitor,
     outbox::{ConnectOptions, Outbox, OutboxError, SchemaState},
     provider::{Credentials, Provider, ProviderConfig, ProviderError},
 };
@@ -40,6 +42,15 @@ pub enum DaemonError {
     /// The database's address cannot be used.
     #[error("opening the database")]
     Database(#[source] OutboxError),
+    /// Somebody else listens at the address for metrics, or it is none of this machine's.
+    #[error("listening at {address} (SMS_OUTBOX_METRICS_ADDRESS)")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
     /// The HTTP client could not be made.
     #[error("setting up the connection to the provider")]
     Provider(#[source] ProviderError),
@@ -130,7 +141,29 @@ pub async fn run(
         version = env!("CARGO_PKG_VERSION"),
         "starting"
     );
-    if wait_for_schema(&outbox, &stops.gently).await?.is_none() {
+    let metrics = Metrics::default();
+    let outage = Arc::new(Outage::new(metrics.clone()));
+    let broken = CancellationToken::new();
+    // Before the database is there: that it is not is worth telling.
+    let _serving = match config.metrics_address {
+        Some(address) => {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            let monitor = Monitor::new(
+                &outbox,
+                names,
+                &metrics,
+                Arc::clone(&outage),
+                broken.clone(),
+            );
+            let serving = monitor.serve(address).await;
+            Some(serving.map_err(|source| DaemonError::Metrics { address, source })?)
+        }
+        None => None,
+    };
+    if wait_for_schema(&outbox, &outage, &stops.gently)
+        .await?
+        .is_none()
+    {
         return Ok(Ended::InOrder);
     }
     tracing::info!(worker, "ready");
@@ -144,14 +177,15 @@ pub async fn run(
         foreign: config.foreign(),
         probing: config.probing(),
         reconciling: config.reconciling(),
+        metrics,
     };
-    let broken = CancellationToken::new();
     let stop = stops.gently.child_token();
     let running = Dispatch::start(
         outbox,
         provider,
         accounts,
         settings,
+        outage,
         stop.clone(),
         broken.clone(),
     );
@@ -186,9 +220,9 @@ pub async fn run(
 /// Waits for the database, and then insists on the schema. `None`: told to stop meanwhile.
 async fn wait_for_schema(
     outbox: &Outbox,
+    outage: &Outage,
     stop: &CancellationToken,
 ) -> Result<Option<()>, DaemonError> {
-    let outage = Outage::default();
     loop {
         let Some(state) = stop.run_until_cancelled(outbox.schema_state()).await else {
             return Ok(None);

@@ -216,6 +216,7 @@ fn worker(url: &str, base_url: &str) -> WorkerArgs {
         reconcile_spacing: Duration::from_millis(200),
         reconcile_settle: Duration::from_secs(900),
         shutdown_grace: Duration::from_secs(5),
+        metrics_address: None,
         international: false,
     }
 }

@@ -37,8 +37,9 @@ use solitude::Places;
 use twins::{Turn, Twins};
 
 use crate::{
-    lifecycle::{Decision, PauseScope, Policy, Settlement, Situation, Verdict},
+    lifecycle::{Admission, Decision, PauseScope, Policy, Settlement, Situation, Verdict},
     message::{ForeignNumbers, is_traceparent},
+    metrics::{AccountMetrics, Metrics},
     outbox::{Claim, Content, Evidence, Observer, Outbox, Probing, Record},
     provider::{Credentials, Order, Provider},
     reconciliation::Reconciling,
@@ -69,6 +70,8 @@ pub struct Settings {
     pub probing: Probing,
     /// How lost orders are looked for in the provider's reports; `None`: not by this worker.
     pub reconciling: Option<Reconciling>,
+    /// Where everything is counted.
+    pub metrics: Metrics,
 }
 
 /// One account of the provider.
@@ -106,6 +109,7 @@ struct Lane {
     bulk_pace: Arc<Pace>,
     /// Milliseconds; follows the time that the database takes to answer.
     slack_ms: AtomicU32,
+    metrics: AccountMetrics,
 }
 
 /// What became of a claim, before it is written down.
@@ -150,22 +154,24 @@ impl Running {
 }
 
 impl Dispatch {
-    /// Starts the flow for `accounts`. `stop` ends the claiming; `broken` is cancelled when a task dies.
+    /// Starts the flow for `accounts`. `outage` learns how the database does; `stop` ends the claiming; `broken` is cancelled
+    /// when a task dies.
     #[must_use]
     pub fn start(
         outbox: Outbox,
         provider: Provider,
         accounts: Vec<Account>,
         settings: Settings,
+        outage: Arc<Outage>,
         stop: CancellationToken,
         broken: CancellationToken,
     ) -> Running {
-        let outage = Arc::new(Outage::default());
         let hands = settings.concurrency / accounts.len().max(1);
         let lanes = accounts
             .into_iter()
             .map(|account| {
                 Arc::new(Lane {
+                    metrics: settings.metrics.account(&account.name),
                     account: account.name.into(),
                     credentials: account.credentials,
                     pace: Pace::new(hands),
@@ -180,6 +186,7 @@ impl Dispatch {
             worker: settings.worker.as_str().into(),
             probing: settings.probing,
             outage: Arc::clone(&outage),
+            metrics: settings.metrics.clone(),
         };
         let dispatch = Arc::new(Self {
             outbox,
@@ -256,6 +263,7 @@ impl Dispatch {
                     self.outage.over();
                     lane.pace.claim_took();
                     let found = claims.len();
+                    lane.metrics.claimed(found);
                     for claim in claims {
                         lane.follow(claim.received - claim.asked);
                         // Never more claims than hands, and so than places; without one, a claim is left to its lease.
@@ -310,6 +318,7 @@ impl Dispatch {
             {
                 Ok(Some(claim)) => {
                     self.outage.over();
+                    lane.metrics.claimed(1);
                     self.carry(&lane, claim, &lane.bulk_pace, place);
                     poll.found();
                     Duration::ZERO
@@ -340,6 +349,7 @@ impl Dispatch {
         place: OwnedSemaphorePermit,
     ) {
         let (hand, unrecorded) = pace.take(place);
+        let in_flight = lane.metrics.in_flight();
         let (this, lane, pace) = (Arc::clone(self), Arc::clone(lane), Arc::clone(pace));
         let span = match claim
             .traceparent
@@ -357,6 +367,7 @@ impl Dispatch {
             let entry = this.entry(&lane, claim, delivered, hand, unrecorded);
             // Fails only when the recorder has died, which is noticed where it is watched.
             this.entries.send(entry).await.ok();
+            drop(in_flight);
         };
         self.jobs.spawn(watched(
             self.broken.clone(),
@@ -412,7 +423,12 @@ impl Dispatch {
         };
         match self.gate(lane, claim, letter).await {
             Ok(permit) => self.send(lane, claim, letter, permit).await,
-            Err(held) => (held.settlement().into(), None),
+            Err(held) => {
+                if matches!(held, Held::Refused(Admission::LeaseTooShort)) {
+                    self.settings.metrics.lost_leases.inc();
+                }
+                (held.settlement().into(), None)
+            }
         }
     }
 
@@ -433,6 +449,7 @@ impl Dispatch {
             not_after: claim.expires_in.map(|left| claim.asked + left),
         };
         let outcome = self.provider.send(&lane.credentials, &order).await;
+        lane.metrics.request(&outcome.verdict, outcome.duration);
         match &outcome.verdict {
             Verdict::Accepted(_) | Verdict::Duplicate | Verdict::Refused(_) => {
                 if lane.pace.went_well() {

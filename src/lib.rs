@@ -48,7 +48,7 @@
 //! - [`embedded`]: a private PostgreSQL server, found on this machine or fetched.
 //!
 //! The worker, from the top down: [`cli`], [`config`], [`daemon`], [`dispatch`], [`provider`],
-//! [`reconciliation`], [`backoff`]; and [`demo`].
+//! [`reconciliation`], [`backoff`]; [`monitoring`], [`metrics`]; and [`demo`].
 //! `ARCHITECTURE.md` in the repository says how they hold together and what must stay true.
 
 pub mod backoff;
@@ -60,6 +60,8 @@ pub mod dispatch;
 pub mod embedded;
 pub mod lifecycle;
 pub mod message;
+pub mod metrics;
+pub mod monitoring;
 pub mod outbox;
 pub mod provider;
 pub mod reconciliation;

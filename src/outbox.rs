@@ -24,7 +24,7 @@ pub use claim::{Claim, Slots};
 pub use connect::{ConnectOptions, guard_against_lost_writes};
 pub use enqueue::{EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once};
 pub use examine::{Missing, Pooling, QueueFacts, SenderInUse, ServerFacts};
-pub use inspect::{AttemptRow, Filter, JobRow, QueueStat};
+pub use inspect::{AttemptRow, Depth, Filter, JobRow, QueueStat};
 pub use migrate::{MigrationError, SchemaState};
 pub use operate::{Cancelled, Resolution, Resolved};
 pub use pause::{DueProbe, PauseOrder, PauseRow, PausedByHand, Probing};
@@ -151,6 +151,15 @@ impl Outbox {
             pool,
             persistent: true,
             deadline: Duration::from_secs(10),
+        }
+    }
+
+    /// The same outbox, for callers who will not wait so long.
+    #[must_use]
+    pub fn within(&self, deadline: Duration) -> Self {
+        Self {
+            deadline: deadline.min(self.deadline),
+            ..self.clone()
         }
     }
 

@@ -89,6 +89,9 @@ impl Dispatch {
                 return Ok(Permit(()));
             }
             // Forfeited: leaving now could meet another's slot in one second.
+            if slot.is_some() {
+                lane.metrics.slots_forfeited.inc();
+            }
             // Boxed: a call to the database makes a future of 13 kB, which every job would carry about though few make one.
             slot = Box::pin(self.another_slot(lane, claim, letter)).await;
         }

@@ -1,48 +1,83 @@
 //! Says once that the database is away, and once that it is back.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::outbox::OutboxError;
+use crate::{metrics::Metrics, outbox::OutboxError};
 
 /// How often an outage that lasts is mentioned again.
 const REMINDER: Duration = Duration::from_secs(60);
 
 /// Shared by everything in a worker that talks to the database.
 #[derive(Debug, Default)]
-pub struct Outage(Mutex<Option<State>>);
+pub struct Outage {
+    state: Mutex<Known>,
+    metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    outage: Option<State>,
+    /// When a call last succeeded.
+    reached: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct State {
     since: Instant,
+    /// Up to here it is counted.
+    counted: Instant,
     mentioned: Instant,
     failures: u32,
 }
 
 impl Outage {
+    /// Counts outages there.
+    #[must_use]
+    pub fn new(metrics: Metrics) -> Self {
+        Self {
+            state: Mutex::default(),
+            metrics,
+        }
+    }
+
+    /// When the database last did what it was asked.
+    pub fn last_reached(&self) -> Option<Instant> {
+        self.known().reached
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A call failed. Returns how long to wait before the next one: 100 ms, doubling to 5 s, the same for everyone.
     pub fn failed(&self, error: &OutboxError) -> Duration {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
         let now = Instant::now();
         let wait = |failures: u32| {
             Duration::from_millis(100)
                 .saturating_mul(1 << failures.min(6))
                 .min(Duration::from_secs(5))
         };
-        match state.as_mut() {
+        match known.outage.as_mut() {
             None => {
-                *state = Some(State {
+                known.outage = Some(State {
                     since: now,
+                    counted: now,
                     mentioned: now,
                     failures: 1,
                 });
+                self.metrics.database_outages.inc();
                 tracing::warn!(error = %chain(error), "the database cannot be used; waiting for it");
                 wait(0)
             }
             Some(state) => {
                 state.failures = state.failures.saturating_add(1);
+                // While it lasts, so that whoever watches sees it grow.
+                self.metrics.database_was_away(now - state.counted);
+                state.counted = now;
                 if now - state.mentioned >= REMINDER {
                     state.mentioned = now;
                     let away_s = (now - state.since).as_secs();
@@ -55,8 +90,13 @@ impl Outage {
 
     /// A call succeeded.
     pub fn over(&self) {
-        let ended = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = {
+            let mut known = self.known();
+            known.reached = Some(Instant::now());
+            known.outage.take()
+        };
         if let Some(state) = ended {
+            self.metrics.database_was_away(state.counted.elapsed());
             let away_ms = state.since.elapsed().as_millis();
             tracing::info!(away_ms, "the database is back");
         }

@@ -14,6 +14,7 @@ use super::{Dispatch, Lane, chain, chance};
 use crate::{
     lifecycle::OrderId,
     message::Recipient,
+    metrics::Reconciled,
     outbox::OutboxError,
     provider::{ProbeError, Provider},
     reconciliation::{Finding, ListedOrder, Reconciling, Sought},
@@ -191,6 +192,7 @@ impl Reader<'_> {
             shared || (!fitting.is_empty() && outbox.has_rivals(account, sought, foreign).await?);
         let finding = sought.finding(fitting.clone(), contested, complete, &self.settings);
         let job = sought.job;
+        let metrics = &self.dispatch.settings.metrics;
         match &finding {
             Finding::Found(order) => {
                 let evidence = format!(
@@ -206,6 +208,7 @@ impl Reader<'_> {
                     .settle_found(sought, order, &evidence, worker)
                     .await?
                 {
+                    metrics.reconciled(Reconciled::Settled);
                     tracing::info!(
                         job.id = %job, account, order_id = %order.id,
                         "sent: its order was found in the provider's reports"
@@ -235,6 +238,11 @@ impl Reader<'_> {
         outbox
             .note_scan(sought, &finding, Some(&fitting), &note)
             .await?;
+        match finding {
+            Finding::None => metrics.reconciled(Reconciled::None),
+            Finding::Several => metrics.reconciled(Reconciled::Several),
+            Finding::Found(_) | Finding::Again { .. } => {}
+        }
         Ok(())
     }
 

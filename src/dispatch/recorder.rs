@@ -13,6 +13,7 @@ use super::{
 use crate::{
     lifecycle::{Pause, PauseScope, Settlement},
     message::mask,
+    metrics::Metrics,
     outbox::{Outbox, PauseOrder, Probing, Record, Recorded},
 };
 
@@ -39,6 +40,7 @@ pub(super) struct Recorder {
     pub(super) worker: Arc<str>,
     pub(super) probing: Probing,
     pub(super) outage: Arc<Outage>,
+    pub(super) metrics: Metrics,
 }
 
 impl Recorder {
@@ -88,6 +90,7 @@ impl Recorder {
                 Ok(outcomes) => {
                     self.outage.over();
                     for ((record, held), outcome) in records.iter().zip(held).zip(outcomes) {
+                        count(&self.metrics, record, &outcome);
                         report(&held.account, record, &outcome);
                     }
                 }
@@ -158,6 +161,7 @@ impl Recorder {
                 Ok(begun) => {
                     self.outage.over();
                     if let Some(strikes) = begun {
+                        self.metrics.pause_begun(&entry.account, *scope);
                         let code = trouble.code;
                         let lasts_ms = lasts.map(in_ms);
                         let end = match lasts {
@@ -241,6 +245,21 @@ impl Entry {
 
 fn join(records: Vec<Record>, held: Vec<Held>) -> Vec<Entry> {
     records.into_iter().zip(held).map(Entry::joined).collect()
+}
+
+/// Counts an outcome, once it is on record.
+pub(super) fn count(metrics: &Metrics, record: &Record, recorded: &Recorded) {
+    match recorded {
+        Recorded::Settled { .. } => metrics.settled(&record.settlement),
+        Recorded::Late { .. } => {
+            metrics.late_answers.inc();
+        }
+        Recorded::AcceptedTwice { .. } => {
+            metrics.late_answers.inc();
+            metrics.accepted_twice.inc();
+        }
+        Recorded::Nothing => {}
+    }
 }
 
 /// One line for each outcome, which makes sense alone.

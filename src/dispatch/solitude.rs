@@ -79,6 +79,7 @@ impl Dispatch {
             .await;
         match claimed {
             Ok(Some(claim)) => {
+                lane.metrics.claimed(1);
                 tracing::warn!(
                     job.id = %claim.id, attempt = claim.attempt, account = %lane.account,
                     "sent alone, because workers went down with it in their hands: nothing else is sent here meanwhile"

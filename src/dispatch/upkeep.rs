@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Dispatch, chain, chance};
+use super::{Dispatch, chain, chance, recorder::count};
 use crate::{
     lifecycle::{PauseScope, Settlement, Situation, Suspicion},
     message::RecipientList,
@@ -62,6 +62,7 @@ async fn expire(dispatch: &Dispatch) -> Result<(), OutboxError> {
     for _ in 0..BATCHES {
         let expired = dispatch.outbox.expire(BATCH).await?;
         for (job, status) in &expired {
+            dispatch.settings.metrics.overdue(status);
             tracing::info!(job.id = %job, status, "expired while it waited");
         }
         if expired.len() < BATCH {
@@ -80,6 +81,7 @@ async fn set_stale_doubts_aside(dispatch: &Dispatch) -> Result<(), OutboxError> 
             .set_stale_doubts_aside(guarded, BATCH)
             .await?;
         for job in &aside {
+            dispatch.settings.metrics.doubt_too_old();
             tracing::error!(
                 job.id = %job,
                 "uncertain: a request was never answered, and it waited too long to be repeated safely"
@@ -101,6 +103,7 @@ async fn find_twins(dispatch: &Dispatch) -> Result<(), OutboxError> {
 
 async fn end_elapsed_pauses(dispatch: &Dispatch) -> Result<(), OutboxError> {
     for (account, scope, sender) in dispatch.outbox.end_elapsed_pauses().await? {
+        dispatch.settings.metrics.pause_ended(&account, &scope);
         tracing::info!(
             account,
             scope,
@@ -174,12 +177,16 @@ async fn rescue(dispatch: &Dispatch) -> Result<(), OutboxError> {
             Err(error) => return Err(error),
         };
         for ((claim, record), outcome) in abandoned.iter().zip(&records).zip(outcomes) {
+            let metrics = &dispatch.settings.metrics;
+            count(metrics, record, &outcome);
             if !matches!(outcome, Recorded::Settled { .. }) {
                 continue;
             }
+            metrics.rescued_claims.inc();
             let since_claim_ms = u64::try_from(claim.since_claim.as_millis()).unwrap_or(u64::MAX);
             let uncertain = matches!(record.settlement, Settlement::Uncertain(_));
             if let Settlement::Failed(trouble) = &record.settlement {
+                metrics.poison_jobs.inc();
                 tracing::error!(
                     job.id = %claim.id, attempt = claim.attempt, account = %claim.account, worker = %claim.worker,
                     lost_workers = claim.crashes.with_it, error.class = %trouble.class, reason = %trouble.message,
@@ -287,6 +294,7 @@ async fn ask(dispatch: &Dispatch, probe: &DueProbe) {
                 .await
             {
                 Ok(Some(lasted)) => {
+                    dispatch.settings.metrics.pause_ended(account, scope);
                     let lasted_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
                     tracing::info!(
                         account,

@@ -123,7 +123,40 @@ pub struct QueueStat {
     pub paused_for_ms: Option<i64>,
 }
 
+/// One figure about what is open.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Depth {
+    /// `queued`, `sending` or `uncertain`: how many jobs; `oldest_due_ms`: how long the oldest job has been due that could be
+    /// claimed; `paused_account`, `paused_sender` or `paused_iys`: how many such pauses hold.
+    pub what: String,
+    /// Of which account.
+    pub account: String,
+    /// The figure.
+    pub value: i64,
+}
+
 impl Outbox {
+    /// What is open, of these accounts and of those that have something under way; cheap however much has ended. More than
+    /// `at_most` in one account and priority are counted as that many.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn depth(
+        &self,
+        accounts: &[String],
+        at_most: i64,
+    ) -> Result<Vec<Depth>, OutboxError> {
+        self.call("measuring the queue", async |connection| {
+            sqlx::query_as(include_str!("depth.sql"))
+                .bind(accounts)
+                .bind(at_most)
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+
     /// The jobs that fit, the newest first.
     ///
     /// # Errors

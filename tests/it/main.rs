@@ -11,6 +11,7 @@ mod doubts;
 mod expiry;
 mod limits;
 mod logs;
+mod metrics;
 mod migrations;
 mod parking;
 mod pauses;

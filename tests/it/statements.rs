@@ -182,6 +182,68 @@ async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
 }
 
 #[tokio::test]
+async fn measuring_the_queue_reads_nothing_that_has_ended() {
+    let database = lived_in().await;
+    let pool = database.pool();
+    execute(
+        pool,
+        "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, status, ambiguous_since)
+         SELECT 'BRAND', ARRAY['905320000000'], 'x', false, 'uncertain', now() FROM generate_series(1, 20)",
+    )
+    .await;
+    let mut connection = pool.acquire().await.expect("a connection");
+    // Statistics from before, and of now.
+    for analyzed in [false, true] {
+        if analyzed {
+            execute(pool, "ANALYZE sms_outbox.jobs").await;
+        }
+        let sql = format!(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}",
+            statement("depth")
+        );
+        let plan: Value = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(vec!["default", "other"])
+            .bind(1_000_i64)
+            .persistent(false)
+            .fetch_one(&mut *connection)
+            .await
+            .expect("a plan");
+        let plan = &plan[0]["Plan"];
+        assert!(!reads_all_of_jobs(plan), "analyzed {analyzed}: {plan:#}");
+        assert!(
+            uses_index(plan, "jobs_single_due"),
+            "analyzed {analyzed}: {plan:#}"
+        );
+        let pages = pages(plan);
+        // At most one for each that is counted, where nothing was vacuumed lately.
+        assert!(
+            pages <= 4 * 1_000 + 300,
+            "analyzed {analyzed}: {pages} pages: {plan:#}"
+        );
+    }
+    let outbox = Outbox::new(pool.clone());
+    let depth = outbox
+        .depth(&["default".to_owned()], 1_000)
+        .await
+        .expect("a measure");
+    let value = |what: &str| {
+        let found = depth.iter().find(|depth| depth.what == what);
+        found.map(|depth| (depth.account.as_str(), depth.value))
+    };
+    assert_eq!(
+        value("queued"),
+        Some(("default", 4_000)),
+        "of each priority"
+    );
+    assert_eq!(value("uncertain"), Some(("default", 20)));
+    assert_eq!(
+        value("oldest_due_ms"),
+        Some(("default", 0)),
+        "nothing is due"
+    );
+}
+
+#[tokio::test]
 async fn recording_goes_by_the_primary_key_also_with_stale_statistics() {
     let database = lived_in().await;
     let pool = database.pool();

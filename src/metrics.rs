@@ -1,0 +1,418 @@
+//! What this process counts about itself. Nothing is global: the daemon makes one [`Metrics`] and hands it, or the part of
+//! it that belongs to one account, to whoever has something to count.
+//!
+//! Every known label value is there from the start, so that zero is visible and an alert has something to compare with.
+
+use std::{fmt, sync::atomic::AtomicU64, time::Duration};
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use crate::lifecycle::{ErrorClass, PauseScope, Settlement, Verdict};
+
+/// Names and values, in the order in which they are shown.
+pub(crate) type Labels = Vec<(&'static str, String)>;
+type Counters = Family<Labels, Counter>;
+type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
+
+/// What may come of one request.
+const OUTCOMES: [&str; 7] = [
+    "accepted",
+    "duplicate",
+    "refused",
+    "blocked",
+    "throttled",
+    "not_sent",
+    "unclear",
+];
+
+/// What may be recorded about a claim.
+const KINDS: [&str; 7] = [
+    "sent",
+    "duplicate",
+    "failed",
+    "expired",
+    "uncertain",
+    "retry",
+    "given_back",
+];
+
+const SCOPES: [PauseScope; 3] = [PauseScope::Account, PauseScope::Sender, PauseScope::Iys];
+
+/// How a search for a lost order ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reconciled {
+    /// One order fits: the job is `sent` under it.
+    Settled,
+    /// None fits.
+    None,
+    /// More than one may be it: a person has to tell.
+    Several,
+}
+
+impl Reconciled {
+    const ALL: [Self; 3] = [Self::Settled, Self::None, Self::Several];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Settled => "settled",
+            Self::None => "none",
+            Self::Several => "several",
+        }
+    }
+}
+
+/// Everything that a worker counts. Cloning it shares the counters.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    requests: Counters,
+    request_errors: Counters,
+    request_duration: Durations,
+    in_flight: Family<Labels, Gauge>,
+    claims: Counters,
+    empty_claims: Counters,
+    slots_forfeited: Counters,
+    settlements: Counters,
+    pauses_begun: Counters,
+    pauses_ended: Counters,
+    reconciliations: Counters,
+    /// Claims handed back unsent, because their answer could have come after the end of their lease.
+    pub(crate) lost_leases: Counter,
+    /// Outcomes that came after their claim was lost.
+    pub(crate) late_answers: Counter,
+    /// Jobs with two acceptances on record.
+    pub(crate) accepted_twice: Counter,
+    /// Abandoned claims that this worker took over.
+    pub(crate) rescued_claims: Counter,
+    /// Jobs whose `expires_at` came before they could be sent.
+    expired_jobs: Counter,
+    /// Jobs given up because they bring workers down.
+    pub(crate) poison_jobs: Counter,
+    /// Times that the database went away.
+    pub(crate) database_outages: Counter,
+    database_away: Counter<f64, AtomicU64>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
+struct Durations(Histograms);
+
+impl Default for Durations {
+    fn default() -> Self {
+        // From a provider next door to one that uses up the default timeout of 30 s.
+        Self(Family::new_with_constructor(|| {
+            Histogram::new([
+                0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0,
+            ])
+        }))
+    }
+}
+
+impl Metrics {
+    /// Names everything to `registry`, whose prefix is `sms_outbox`.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        let build = Family::<Labels, Gauge>::default();
+        build.get_or_create(&version).set(1);
+        registry.register("build_info", "The program's version, as a label", build);
+        for (name, help, counters) in [
+            (
+                "requests",
+                "Requests that were made, by what came of them",
+                &self.requests,
+            ),
+            (
+                "request_errors",
+                "Requests that were not accepted, by error class",
+                &self.request_errors,
+            ),
+            ("claims", "Jobs that this worker claimed", &self.claims),
+            (
+                "empty_claims",
+                "Claims that found nothing to do",
+                &self.empty_claims,
+            ),
+            (
+                "slots_forfeited",
+                "Slots in the rate that passed unused and had to be reserved again",
+                &self.slots_forfeited,
+            ),
+            (
+                "settlements",
+                "Outcomes on record, and waiting jobs that time has overtaken",
+                &self.settlements,
+            ),
+            (
+                "pauses_begun",
+                "Pauses that this worker began",
+                &self.pauses_begun,
+            ),
+            (
+                "pauses_ended",
+                "Pauses that this worker ended",
+                &self.pauses_ended,
+            ),
+            (
+                "reconciliations",
+                "Searches for lost orders that came to an end, by what they found",
+                &self.reconciliations,
+            ),
+        ] {
+            registry.register(name, help, counters.clone());
+        }
+        for (name, help, counter) in [
+            (
+                "lost_leases",
+                "Claims handed back unsent because their lease was about to end",
+                &self.lost_leases,
+            ),
+            (
+                "late_answers",
+                "Outcomes that came after their claim was lost",
+                &self.late_answers,
+            ),
+            (
+                "accepted_twice",
+                "Jobs that the provider accepted twice",
+                &self.accepted_twice,
+            ),
+            (
+                "rescued_claims",
+                "Abandoned claims that this worker took over",
+                &self.rescued_claims,
+            ),
+            (
+                "expired_jobs",
+                "Jobs whose expires_at came before they could be sent",
+                &self.expired_jobs,
+            ),
+            (
+                "poison_jobs",
+                "Jobs given up because they bring workers down",
+                &self.poison_jobs,
+            ),
+            (
+                "database_outages",
+                "Times that the database could not be used",
+                &self.database_outages,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register_with_unit(
+            "database_away",
+            "How long the database could not be used",
+            Unit::Seconds,
+            self.database_away.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "From the start of a request to its answer or its end",
+            Unit::Seconds,
+            self.request_duration.0.clone(),
+        );
+        registry.register(
+            "in_flight_jobs",
+            "Jobs that are claimed here and not yet handed to the record",
+            self.in_flight.clone(),
+        );
+        for kind in KINDS {
+            drop(
+                self.settlements
+                    .get_or_create(&vec![("kind", kind.to_owned())]),
+            );
+        }
+        for result in Reconciled::ALL {
+            drop(self.reconciliations.get_or_create(&reconciled(result)));
+        }
+    }
+
+    /// The part that belongs to one account.
+    pub(crate) fn account(&self, account: &str) -> AccountMetrics {
+        let own = || ("account", account.to_owned());
+        for scope in SCOPES {
+            drop(
+                self.pauses_begun
+                    .get_or_create(&pause(account, scope.as_str())),
+            );
+            drop(
+                self.pauses_ended
+                    .get_or_create(&pause(account, scope.as_str())),
+            );
+        }
+        AccountMetrics {
+            outcomes: OUTCOMES.map(|outcome| {
+                self.requests
+                    .get_or_create_owned(&vec![own(), ("outcome", outcome.to_owned())])
+            }),
+            errors: ErrorClass::ALL.map(|class| {
+                let class = class.as_str().to_owned();
+                self.request_errors
+                    .get_or_create_owned(&vec![own(), ("class", class)])
+            }),
+            duration: self.request_duration.0.get_or_create_owned(&vec![own()]),
+            in_flight: self.in_flight.get_or_create_owned(&vec![own()]),
+            claims: self.claims.get_or_create_owned(&vec![own()]),
+            empty_claims: self.empty_claims.get_or_create_owned(&vec![own()]),
+            slots_forfeited: self.slots_forfeited.get_or_create_owned(&vec![own()]),
+        }
+    }
+
+    /// An outcome is on record.
+    pub(crate) fn settled(&self, settlement: &Settlement) {
+        let [
+            sent,
+            duplicate,
+            failed,
+            expired,
+            uncertain,
+            retry,
+            given_back,
+        ] = KINDS;
+        let kind = match settlement {
+            Settlement::Sent {
+                duplicate: false, ..
+            } => sent,
+            Settlement::Sent {
+                duplicate: true, ..
+            } => duplicate,
+            Settlement::Failed(_) => failed,
+            Settlement::Expired => {
+                self.expired_jobs.inc();
+                expired
+            }
+            Settlement::Uncertain(_) => uncertain,
+            Settlement::Retry { .. } => retry,
+            Settlement::GiveBack { .. } => given_back,
+        };
+        self.settled_as(kind);
+    }
+
+    /// `expires_at` came for a job that waited, which is now `status`.
+    pub(crate) fn overdue(&self, status: &str) {
+        self.expired_jobs.inc();
+        self.settled_as(status);
+    }
+
+    /// A doubt grew too old while its job waited.
+    pub(crate) fn doubt_too_old(&self) {
+        self.settled_as("uncertain");
+    }
+
+    fn settled_as(&self, kind: &str) {
+        let labels = vec![("kind", kind.to_owned())];
+        self.settlements.get_or_create(&labels).inc();
+    }
+
+    /// A pause was begun.
+    pub(crate) fn pause_begun(&self, account: &str, scope: PauseScope) {
+        let labels = pause(account, scope.as_str());
+        self.pauses_begun.get_or_create(&labels).inc();
+    }
+
+    /// A pause was ended; `scope` as the database has it.
+    pub(crate) fn pause_ended(&self, account: &str, scope: &str) {
+        self.pauses_ended
+            .get_or_create(&pause(account, scope))
+            .inc();
+    }
+
+    /// A search for a lost order came to an end.
+    pub(crate) fn reconciled(&self, result: Reconciled) {
+        self.reconciliations
+            .get_or_create(&reconciled(result))
+            .inc();
+    }
+
+    /// So much longer the database was away.
+    pub(crate) fn database_was_away(&self, for_another: Duration) {
+        self.database_away.inc_by(for_another.as_secs_f64());
+    }
+}
+
+fn pause(account: &str, scope: &str) -> Labels {
+    vec![("account", account.to_owned()), ("scope", scope.to_owned())]
+}
+
+fn reconciled(result: Reconciled) -> Labels {
+    vec![("result", result.as_str().to_owned())]
+}
+
+/// What is counted about one account. Looked up once, so that counting costs an addition.
+#[derive(Clone, Debug)]
+pub(crate) struct AccountMetrics {
+    /// In the order of [`OUTCOMES`].
+    outcomes: [Counter; OUTCOMES.len()],
+    /// In the order of [`ErrorClass::ALL`].
+    errors: [Counter; ErrorClass::ALL.len()],
+    duration: Histogram,
+    in_flight: Gauge,
+    claims: Counter,
+    empty_claims: Counter,
+    pub(crate) slots_forfeited: Counter,
+}
+
+impl AccountMetrics {
+    /// A claim came back with so many jobs.
+    pub(crate) fn claimed(&self, jobs: usize) {
+        if jobs == 0 {
+            self.empty_claims.inc();
+        } else {
+            self.claims.inc_by(jobs as u64);
+        }
+    }
+
+    /// A request has come to its end.
+    pub(crate) fn request(&self, verdict: &Verdict, took: Duration) {
+        let [
+            accepted,
+            duplicate,
+            refused,
+            blocked,
+            throttled,
+            not_sent,
+            unclear,
+        ] = &self.outcomes;
+        let (outcome, trouble) = match verdict {
+            Verdict::Accepted(_) => (accepted, None),
+            Verdict::Duplicate => (duplicate, None),
+            Verdict::Refused(trouble) => (refused, Some(trouble)),
+            Verdict::Blocked { trouble, .. } => (blocked, Some(trouble)),
+            Verdict::Throttled { trouble, .. } => (throttled, Some(trouble)),
+            Verdict::NotSent(trouble) => (not_sent, Some(trouble)),
+            Verdict::Unclear { trouble, .. } => (unclear, Some(trouble)),
+        };
+        outcome.inc();
+        self.duration.observe(took.as_secs_f64());
+        if let Some(trouble) = trouble {
+            for (class, counter) in ErrorClass::ALL.iter().zip(&self.errors) {
+                if *class == trouble.class {
+                    counter.inc();
+                }
+            }
+        }
+    }
+
+    /// A job is in this worker's hands until what is returned is dropped.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+}
+
+/// One job in flight.
+#[derive(Debug)]
+pub(crate) struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
