@@ -12,7 +12,7 @@ use crate::{
     backoff::Backoff,
     lifecycle::Policy,
     message::ForeignNumbers,
-    outbox::{ConnectOptions, Probing},
+    outbox::{ConnectOptions, PgBouncer, Probing},
     reconciliation::Reconciling,
 };
 
@@ -67,10 +67,11 @@ pub struct DatabaseArgs {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
 
-    /// A PgBouncer in transaction mode stands in between: use no session settings and no named statements
-    #[arg(long, env = "SMS_OUTBOX_PGBOUNCER", value_name = "BOOL", default_value_t = false,
-          num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
-    pub pgbouncer: bool,
+    /// Whether a PgBouncer stands in between, true or false: no session settings and no named statements are used then; auto
+    /// finds out
+    #[arg(long, env = "SMS_OUTBOX_PGBOUNCER", value_name = "BOOL", default_value = "auto",
+          num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set, value_parser = pgbouncer)]
+    pub pgbouncer: PgBouncer,
 }
 
 impl fmt::Debug for DatabaseArgs {
@@ -485,6 +486,19 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// As [`boolean`], or `auto`.
+fn pgbouncer(text: &str) -> Result<PgBouncer, String> {
+    // Set and empty is as good as not set.
+    if text.trim().is_empty() || text.trim().eq_ignore_ascii_case("auto") {
+        return Ok(PgBouncer::Auto);
+    }
+    match boolean(text) {
+        Ok(true) => Ok(PgBouncer::Between),
+        Ok(false) => Ok(PgBouncer::Absent),
+        Err(_) => Err(format!("{text:?} is none of auto, true and false")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -562,5 +576,24 @@ mod tests {
             !format!("{all:?}").contains("value"),
             "secrets print nothing"
         );
+    }
+
+    #[test]
+    fn a_pooler_is_between_absent_or_found_out() {
+        for (arguments, expected) in [
+            (&[][..], PgBouncer::Auto),
+            (&["--pgbouncer=auto"], PgBouncer::Auto),
+            (&["--pgbouncer="], PgBouncer::Auto),
+            (&["--pgbouncer"], PgBouncer::Between),
+            (&["--pgbouncer=true"], PgBouncer::Between),
+            (&["--pgbouncer=FALSE"], PgBouncer::Absent),
+        ] {
+            assert_eq!(
+                worker(arguments).database.pgbouncer,
+                expected,
+                "{arguments:?}"
+            );
+        }
+        assert!(pgbouncer("perhaps").is_err());
     }
 }

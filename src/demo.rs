@@ -21,7 +21,8 @@ use crate::{
     embedded::{self, EmbeddedError, Sources},
     message::MessageError,
     outbox::{
-        ConnectOptions, EnqueueError, MigrationError, OutboxError, guard_against_lost_writes,
+        ConnectOptions, EnqueueError, MigrationError, OutboxError, PgBouncer,
+        guard_against_lost_writes,
     },
     sandbox::{Sandbox, SandboxConfig, SandboxError},
 };
@@ -196,7 +197,7 @@ fn worker(url: &str, base_url: &str) -> WorkerArgs {
     WorkerArgs {
         database: DatabaseArgs {
             database_url: Some(url.to_owned()),
-            pgbouncer: false,
+            pgbouncer: PgBouncer::Absent,
         },
         provider: ProviderArgs {
             base_url: base_url.to_owned(),

@@ -12,13 +12,14 @@ mod inspect;
 mod migrate;
 mod operate;
 mod pause;
+mod pooler;
 mod reconcile;
 mod record;
 mod rescue;
 
 use std::time::Duration;
 
-use sqlx::{Executor, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
 pub use claim::{Claim, Slots};
 pub use connect::{ConnectOptions, guard_against_lost_writes};
@@ -28,6 +29,7 @@ pub use inspect::{AttemptRow, Depth, Filter, JobRow, QueueStat};
 pub use migrate::{MigrationError, SchemaState};
 pub use operate::{Cancelled, Resolution, Resolved};
 pub use pause::{DueProbe, PauseOrder, PauseRow, PausedByHand, Probing};
+pub use pooler::PgBouncer;
 pub use reconcile::{Candidate, Search};
 pub use record::{Content, Evidence, Observer, Record, Recorded};
 pub use rescue::Abandoned;
@@ -35,12 +37,11 @@ pub use rescue::Abandoned;
 /// A handle on the outbox in one database; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Outbox {
-    pool: PgPool,
-    /// Whether a connection is one server process for as long as it lasts, and may keep prepared statements there. Behind
-    /// PgBouncer in transaction mode it is not.
-    persistent: bool,
-    /// The longest one call may take, waiting for a connection included.
+    ways: pooler::Ways,
+    /// The longest that getting a connection may take, and the longest that one call on it may take.
     deadline: Duration,
+    /// When the server gives up on a statement, where it is told so with each call.
+    statement_timeout_ms: u128,
 }
 
 /// Why a call to the database failed.
@@ -144,13 +145,14 @@ impl OutboxError {
 }
 
 impl Outbox {
-    /// An outbox over an existing pool, for producers and tests. Workers use [`ConnectOptions`].
+    /// An outbox over an existing pool, for producers and tests. The pool's connections must be sessions of their own; workers,
+    /// and whoever may have a pooler in between, use [`ConnectOptions`].
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
         Self {
-            pool,
-            persistent: true,
+            ways: pooler::Ways::given(pool),
             deadline: Duration::from_secs(10),
+            statement_timeout_ms: 9_500,
         }
     }
 
@@ -163,10 +165,16 @@ impl Outbox {
         }
     }
 
-    /// The pool underneath.
+    /// The pool underneath: for sessions of our own, until a pooler was met.
     #[must_use]
     pub fn pool(&self) -> &PgPool {
-        &self.pool
+        self.ways.pool()
+    }
+
+    /// Whether a connection is one server process for as long as it lasts, and may keep prepared statements there. Behind
+    /// PgBouncer in transaction mode it is not.
+    fn persistent(&self) -> bool {
+        !self.ways.is_shared()
     }
 
     /// Runs one call on a connection of its own, under the deadline. A connection whose answer did not come is thrown away:
@@ -180,29 +188,66 @@ impl Outbox {
             doing,
             deadline: self.deadline,
         };
-        let acquired = tokio::time::timeout(self.deadline, self.pool.acquire())
+        let acquired = tokio::time::timeout(self.deadline, self.ways.acquire())
             .await
             .map_err(too_late)?;
-        let mut connection = acquired.map_err(|source| OutboxError::from_sqlx(doing, source))?;
+        let (connection, shared) =
+            acquired.map_err(|source| OutboxError::from_sqlx(doing, source))?;
+        let mut connection = Unanswered(Some(connection));
         let done = async {
-            if self.persistent {
-                return work(&mut connection).await;
+            if !shared {
+                return work(connection.get()).await;
             }
             // The driver prepares and executes in two steps, and between two steps a pooler may hand the server process to
-            // somebody else, who prepares something else. A transaction keeps it.
-            connection.execute("BEGIN").await?;
-            let result = work(&mut connection).await;
-            connection
-                .execute(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })
-                .await?;
-            result
-        };
-        match tokio::time::timeout(self.deadline, done).await {
-            Ok(result) => result.map_err(|source| OutboxError::from_sqlx(doing, source)),
-            Err(elapsed) => {
-                drop(connection.detach());
-                Err(too_late(elapsed))
+            // somebody else, who prepares something else. A transaction keeps it. The limits that a session of our own has
+            // from its beginning come with it, in the same message.
+            let ms = self.statement_timeout_ms;
+            let begin = format!(
+                "BEGIN; SET LOCAL statement_timeout = {ms}; SET LOCAL lock_timeout = {ms}; \
+                 SET LOCAL idle_in_transaction_session_timeout = 60000"
+            );
+            connection.get().execute(AssertSqlSafe(begin)).await?;
+            match work(connection.get()).await {
+                Ok(result) => {
+                    connection.get().execute("COMMIT").await?;
+                    Ok(result)
+                }
+                Err(error) => {
+                    // If that fails as well, the first error says more, and the next user's guard finds the transaction.
+                    connection.get().execute("ROLLBACK").await.ok();
+                    Err(error)
+                }
             }
+        };
+        let result = tokio::time::timeout(self.deadline, done)
+            .await
+            .map_err(too_late)?;
+        connection.answered();
+        result.map_err(|source| OutboxError::from_sqlx(doing, source))
+    }
+}
+
+/// A connection that waits for an answer. Thrown away when the wait is given up, also by whoever drops the whole call: back in
+/// the pool it would hold, behind a pooler, a server process that others wait for.
+struct Unanswered(Option<PoolConnection<Postgres>>);
+
+impl Unanswered {
+    fn get(&mut self) -> &mut PgConnection {
+        // Taken only by value, and when dropped.
+        self.0
+            .as_mut()
+            .expect("the connection is there until it is given back")
+    }
+
+    fn answered(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
         }
     }
 }

@@ -105,7 +105,7 @@ pub(super) fn advice_on(error: &sqlx::Error) -> &'static str {
 fn advice_on_code(code: &str, message: &str) -> &'static str {
     // PgBouncer's words for settings that it would have to keep per client.
     if message.contains("startup parameter") {
-        return "a PgBouncer stands in between: set SMS_OUTBOX_PGBOUNCER=true";
+        return "a PgBouncer stands in between: leave SMS_OUTBOX_PGBOUNCER out, or set it to true";
     }
     match code {
         "28P01" | "28000" => "are user and password in DATABASE_URL right?",

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::{AccountSecrets, WorkerArgs, connections},
     dispatch::chain,
-    outbox::{ConnectOptions, Outbox, OutboxError, Pooling, SchemaState, SenderInUse},
+    outbox::{ConnectOptions, Outbox, OutboxError, PgBouncer, Pooling, SchemaState, SenderInUse},
     provider::{Balance, Credentials, ProbeError, Provider, ProviderConfig},
 };
 
@@ -242,8 +242,8 @@ async fn look(
     match options.pooling().await {
         Ok(pooling) => report.add(judge::pooling(pooling, config.database.pgbouncer)),
         // A pooler may refuse what a connection of our own would ask for, in words that differ.
-        Err(_) if config.database.pgbouncer => {
-            report.add(judge::pooling(Pooling::Pooled, true));
+        Err(_) if config.database.pgbouncer == PgBouncer::Between => {
+            report.add(judge::pooling(Pooling::Pooled, PgBouncer::Between));
         }
         Err(error) => failed(report, "pooler", &error)?,
     }

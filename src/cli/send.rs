@@ -27,7 +27,7 @@ use crate::{
     message::{
         Bulk, ForeignNumbers, Iys, IysList, MAX_RECIPIENTS, MessageError, NewMessage, Priority,
     },
-    outbox::{EnqueueError, Enqueued, Filter, Outbox, enqueue, enqueue_bulk, enqueue_once},
+    outbox::{EnqueueError, Enqueued, Filter, Outbox},
 };
 use draft::Draft;
 
@@ -407,11 +407,9 @@ async fn store(outbox: &Outbox, ready: &Ready) -> anyhow::Result<Stored> {
     let storing = async {
         match ready {
             Ready::One(message) if message.idempotency_key().is_some() => {
-                let stored = match enqueue_once(outbox.pool(), message).await {
+                let stored = match outbox.enqueue_once(message).await {
                     // Taken at this very moment: now it can be seen.
-                    Err(EnqueueError::KeyTaken { .. }) => {
-                        enqueue_once(outbox.pool(), message).await
-                    }
+                    Err(EnqueueError::KeyTaken { .. }) => outbox.enqueue_once(message).await,
                     other => other,
                 }?;
                 Ok(Stored {
@@ -420,11 +418,11 @@ async fn store(outbox: &Outbox, ready: &Ready) -> anyhow::Result<Stored> {
                 })
             }
             Ready::One(message) => Ok(Stored {
-                ids: vec![enqueue(outbox.pool(), message).await?],
+                ids: vec![outbox.enqueue(message).await?],
                 existed: false,
             }),
             Ready::Bulk(bulk) => Ok(Stored {
-                ids: enqueue_bulk(outbox.pool(), bulk).await?,
+                ids: outbox.enqueue_bulk(bulk).await?,
                 existed: false,
             }),
         }

@@ -172,7 +172,7 @@ impl Outbox {
                     .bind(slots.limit())
                     .bind(slots.window())
                     .bind(slots.horizon())
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_all(connection)
                     .await
             })
@@ -202,7 +202,7 @@ impl Outbox {
                     .bind(account)
                     .bind(millis(lease))
                     .bind(worker)
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_optional(connection)
                     .await
             })
@@ -220,7 +220,7 @@ impl Outbox {
             async |connection| {
                 sqlx::query_scalar(include_str!("suspects.sql"))
                     .bind(accounts)
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_all(connection)
                     .await
             },
@@ -249,7 +249,7 @@ impl Outbox {
                     .bind(slots.limit())
                     .bind(slots.window())
                     .bind(slots.horizon())
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_optional(connection)
                     .await
             })
@@ -281,7 +281,7 @@ impl Outbox {
                 .bind(slots.horizon())
                 .bind(i32::try_from(recipients).unwrap_or(i32::MAX))
                 .bind(urgent)
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_optional(connection)
                 .await
         })

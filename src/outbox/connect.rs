@@ -7,7 +7,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::{Outbox, OutboxError};
+use super::{
+    Outbox, OutboxError,
+    pooler::{MARK, PgBouncer, Ways, ask_for_the_mark, mark},
+};
 
 /// How to reach the database.
 #[derive(Clone)]
@@ -20,8 +23,8 @@ pub struct ConnectOptions {
     pub deadline: Duration,
     /// What `pg_stat_activity.application_name` shows.
     pub application_name: String,
-    /// Whether a PgBouncer in transaction mode stands in between: no session settings, no named statements.
-    pub pgbouncer: bool,
+    /// Whether a PgBouncer stands in between; if so, no session settings and no named statements are used.
+    pub pgbouncer: PgBouncer,
 }
 
 impl std::fmt::Debug for ConnectOptions {
@@ -42,35 +45,46 @@ impl ConnectOptions {
             connections: 8,
             deadline: Duration::from_secs(10),
             application_name: "sms-outbox".to_owned(),
-            pgbouncer: false,
+            pgbouncer: PgBouncer::Auto,
         }
     }
 
-    pub(super) fn driver_options(&self) -> Result<PgConnectOptions, OutboxError> {
-        let options =
-            PgConnectOptions::from_str(&self.url).map_err(|source| OutboxError::Refused {
-                doing: "reading the database address",
-                source,
-            })?;
-        if self.pgbouncer {
-            // Startup parameters would be refused, the one that the driver sends by itself included. (Since PostgreSQL 12 floats
-            // come back exactly without it.) Unnamed statements are chosen query by query.
-            return Ok(options.extra_float_digits(None));
-        }
-        // The server gives up a little before we do, so that a slow statement is cancelled there and not only forgotten here.
-        let statement_timeout = self
-            .deadline
+    fn address(&self) -> Result<PgConnectOptions, OutboxError> {
+        PgConnectOptions::from_str(&self.url).map_err(|source| OutboxError::Refused {
+            doing: "reading the database address",
+            source,
+        })
+    }
+
+    /// For a connection that asks for nothing.
+    pub(super) fn shared_options(&self) -> Result<PgConnectOptions, OutboxError> {
+        // Startup parameters would be refused, the one that the driver sends by itself included. (Since PostgreSQL 12 floats
+        // come back exactly without it.) Unnamed statements are chosen query by query.
+        Ok(self.address()?.extra_float_digits(None))
+    }
+
+    /// For a connection with a session of its own.
+    pub(super) fn own_options(&self) -> Result<PgConnectOptions, OutboxError> {
+        let statement_timeout = self.statement_timeout_ms().to_string();
+        Ok(self
+            .address()?
+            .application_name(&self.application_name)
+            .options([
+                ("statement_timeout", statement_timeout.as_str()),
+                ("lock_timeout", statement_timeout.as_str()),
+                ("idle_in_transaction_session_timeout", "60000"),
+                ("tcp_keepalives_idle", "10"),
+                ("tcp_keepalives_interval", "5"),
+                ("tcp_keepalives_count", "3"),
+                (MARK, mark()),
+            ]))
+    }
+
+    /// The server gives up a little before we do, so that a slow statement is cancelled there and not only forgotten here.
+    fn statement_timeout_ms(&self) -> u128 {
+        self.deadline
             .saturating_sub(Duration::from_millis(500))
             .as_millis()
-            .to_string();
-        Ok(options.application_name(&self.application_name).options([
-            ("statement_timeout", statement_timeout.as_str()),
-            ("lock_timeout", statement_timeout.as_str()),
-            ("idle_in_transaction_session_timeout", "60000"),
-            ("tcp_keepalives_idle", "10"),
-            ("tcp_keepalives_interval", "5"),
-            ("tcp_keepalives_count", "3"),
-        ]))
     }
 
     /// A pool that connects when first used, so that a worker may start before its database does.
@@ -78,15 +92,28 @@ impl ConnectOptions {
     /// # Errors
     /// When the address cannot be read.
     pub fn connect_lazily(&self) -> Result<Outbox, OutboxError> {
-        let pool = guard_against_lost_writes(PgPoolOptions::new())
-            .max_connections(self.connections)
-            .acquire_timeout(self.deadline)
-            .idle_timeout(Duration::from_secs(600))
-            .connect_lazy_with(self.driver_options()?);
+        let pool = || {
+            guard_against_lost_writes(PgPoolOptions::new())
+                .max_connections(self.connections)
+                .acquire_timeout(self.deadline)
+                .idle_timeout(Duration::from_secs(600))
+        };
+        let (own, shared) = (self.own_options()?, self.shared_options()?);
+        let ways = Ways::new(
+            self.pgbouncer,
+            |met| {
+                let pool = match self.pgbouncer {
+                    PgBouncer::Auto => ask_for_the_mark(pool(), met),
+                    PgBouncer::Between | PgBouncer::Absent => pool(),
+                };
+                pool.connect_lazy_with(own)
+            },
+            pool().connect_lazy_with(shared),
+        );
         Ok(Outbox {
-            pool,
-            persistent: !self.pgbouncer,
+            ways,
             deadline: self.deadline,
+            statement_timeout_ms: self.statement_timeout_ms(),
         })
     }
 
@@ -108,13 +135,10 @@ impl ConnectOptions {
     pub(super) async fn connect_alone(&self) -> Result<PgConnection, OutboxError> {
         use sqlx::ConnectOptions as _;
         let doing = "connecting";
-        let options = PgConnectOptions::from_str(&self.url)
-            .map_err(|source| OutboxError::Refused {
-                doing: "reading the database address",
-                source,
-            })?
+        let options = self
+            .address()?
             .application_name(&self.application_name)
-            .options([("sms_outbox.session", "own")]);
+            .options([(MARK, mark())]);
         match tokio::time::timeout(self.deadline, options.connect()).await {
             Ok(connected) => connected.map_err(|source| OutboxError::from_sqlx(doing, source)),
             Err(_) => Err(OutboxError::Deadline {

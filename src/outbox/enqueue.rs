@@ -3,6 +3,7 @@
 use sqlx::{Postgres, types::Json};
 use uuid::Uuid;
 
+use super::{Outbox, OutboxError};
 use crate::message::{Bulk, NewMessage};
 
 /// Why a message could not be put into the outbox. What could never be sent was refused before: see
@@ -90,7 +91,8 @@ macro_rules! bind_message {
 }
 
 /// Puts one message into the outbox and returns its id. Takes a pool, a connection or, as it is meant, the caller's
-/// transaction: the message is sent if and only if that commits.
+/// transaction: the message is sent if and only if that commits. Through a pooler in transaction mode only a transaction is
+/// safe, or [`Outbox::enqueue`].
 ///
 /// ```no_run
 /// # async fn f(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
@@ -190,4 +192,60 @@ where
         .fetch_all(executor)
         .await
         .map_err(|error| EnqueueError::from_sqlx(message, Uuid::nil(), error))
+}
+
+/// In a transaction of its own, for whoever has nothing else to put into it. Unlike the functions with a pool, safe through a
+/// pooler.
+impl Outbox {
+    /// As [`enqueue`].
+    ///
+    /// # Errors
+    /// As [`enqueue`]; a database that did not answer in time counts as a pool that timed out.
+    pub async fn enqueue(&self, message: &NewMessage) -> Result<Uuid, EnqueueError> {
+        self.call(STORING, async |connection| {
+            Ok(enqueue(connection, message).await)
+        })
+        .await
+        .map_err(EnqueueError::from)?
+    }
+
+    /// As [`enqueue_once`].
+    ///
+    /// # Errors
+    /// As [`enqueue_once`]; a database that did not answer in time counts as a pool that timed out.
+    pub async fn enqueue_once(&self, message: &NewMessage) -> Result<Enqueued, EnqueueError> {
+        self.call(STORING, async |connection| {
+            Ok(enqueue_once(connection, message).await)
+        })
+        .await
+        .map_err(EnqueueError::from)?
+    }
+
+    /// As [`enqueue_bulk`].
+    ///
+    /// # Errors
+    /// As [`enqueue_bulk`]; a database that did not answer in time counts as a pool that timed out.
+    pub async fn enqueue_bulk(&self, bulk: &Bulk) -> Result<Vec<Uuid>, EnqueueError> {
+        self.call(STORING, async |connection| {
+            Ok(enqueue_bulk(connection, bulk).await)
+        })
+        .await
+        .map_err(EnqueueError::from)?
+    }
+}
+
+const STORING: &str = "putting a message into the outbox";
+
+impl From<OutboxError> for EnqueueError {
+    fn from(error: OutboxError) -> Self {
+        match error {
+            OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. } => {
+                Self::Database(source)
+            }
+            // Nothing is read here that could be unreadable.
+            OutboxError::Deadline { .. } | OutboxError::Unreadable { .. } => {
+                Self::Database(sqlx::Error::PoolTimedOut)
+            }
+        }
+    }
 }

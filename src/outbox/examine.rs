@@ -2,7 +2,10 @@
 
 use sqlx::{Connection, FromRow};
 
-use super::{ConnectOptions, Outbox, OutboxError, migrate::holds_a_session};
+use super::{
+    ConnectOptions, Outbox, OutboxError,
+    pooler::{PgBouncer, holds_a_session, refuses_settings},
+};
 
 /// How the server is set up.
 #[derive(Clone, Debug, FromRow)]
@@ -87,9 +90,16 @@ impl ConnectOptions {
     pub async fn knock(&self) -> Result<(), OutboxError> {
         use sqlx::ConnectOptions as _;
         let doing = "connecting";
-        let options = self.driver_options()?;
+        let (own, shared) = (self.own_options()?, self.shared_options()?);
         let connecting = async {
-            let connection = options.connect().await?;
+            let connection = match self.pgbouncer {
+                PgBouncer::Between => shared.connect().await,
+                PgBouncer::Absent => own.connect().await,
+                PgBouncer::Auto => match own.connect().await {
+                    Err(error) if refuses_settings(&error) => shared.connect().await,
+                    other => other,
+                },
+            }?;
             // A failure to say goodbye is no failure to connect.
             connection.close().await.ok();
             Ok(())
@@ -111,9 +121,8 @@ impl ConnectOptions {
         let doing = "looking for a pooler";
         let mut connection = match self.connect_alone().await {
             Ok(connection) => connection,
-            // PgBouncer's own words for settings that it would have to keep per client.
             Err(OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. })
-                if source.to_string().contains("startup parameter") =>
+                if refuses_settings(&source) =>
             {
                 return Ok(Pooling::Pooled);
             }

@@ -5,7 +5,10 @@ use sqlx::{
     migrate::{MigrateError, Migrator},
 };
 
-use super::{ConnectOptions, Outbox, OutboxError};
+use super::{
+    ConnectOptions, Outbox, OutboxError,
+    pooler::{PgBouncer, holds_a_session, refuses_settings},
+};
 
 /// The migrations, with our own bookkeeping beside our own tables.
 fn migrator() -> Migrator {
@@ -39,8 +42,8 @@ pub enum MigrationError {
     },
     /// A pooler that shares sessions stands in between.
     #[error(
-        "a PgBouncer in transaction mode seems to stand between: migrations hold a session lock, so give `migrate` \
-         the database's own address"
+        "a PgBouncer stands in between: migrations hold a session lock, which one in transaction mode would lose, so give \
+         `migrate` the database's own address"
     )]
     Pooled,
     /// A migration failed, or an applied one is not what this program knows by its number.
@@ -94,7 +97,7 @@ impl ConnectOptions {
     pub async fn migrate(&self) -> Result<(Option<i64>, i64), MigrationError> {
         let mut connection = self.connect_alone().await.map_err(|error| match &error {
             OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. }
-                if source.to_string().contains("startup parameter") =>
+                if refuses_settings(source) =>
             {
                 MigrationError::Pooled
             }
@@ -110,7 +113,9 @@ impl ConnectOptions {
         if number.parse::<u32>().is_ok_and(|number| number < 140_000) {
             return Err(MigrationError::ServerTooOld { found: number });
         }
-        if self.pgbouncer || !holds_a_session(&mut connection).await.map_err(doing)? {
+        if self.pgbouncer == PgBouncer::Between
+            || !holds_a_session(&mut connection).await.map_err(doing)?
+        {
             return Err(MigrationError::Pooled);
         }
 
@@ -134,17 +139,6 @@ impl ConnectOptions {
         connection.close().await.ok();
         Ok((before, known_version()))
     }
-}
-
-/// Whether the server process is ours for as long as the connection lasts. What we asked for at start-up has arrived
-/// there only if nothing that shares server processes stands in between: PgBouncer drops it, or refuses the connection.
-pub(super) async fn holds_a_session(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let marked = connection
-        .fetch_one("SELECT current_setting('sms_outbox.session', true)")
-        .await?;
-    Ok(marked
-        .try_get::<Option<String>, _>(0)?
-        .is_some_and(|mark| mark == "own"))
 }
 
 async fn applied_version(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {

@@ -98,7 +98,7 @@ impl Outbox {
                 .bind(order.lasts.map(millis))
                 .bind(order.probing.map(|probing| millis(probing.first)))
                 .bind(order.probing.map(|probing| millis(probing.longest)))
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_optional(connection)
                 .await
         })
@@ -187,7 +187,7 @@ impl Outbox {
                     .bind(accounts)
                     .bind(millis(probing.first))
                     .bind(millis(probing.longest))
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_optional(connection)
                     .await
             })
@@ -227,7 +227,7 @@ impl Outbox {
                     .bind(scope.as_str())
                     .bind(sender)
                     .bind(by)
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_optional(connection)
                     .await
             })
@@ -244,7 +244,7 @@ impl Outbox {
         self.call("parking jobs", async |connection| {
             let parked: Vec<Uuid> = sqlx::query_scalar(include_str!("park.sql"))
                 .bind(i64::try_from(look).unwrap_or(i64::MAX))
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_all(connection)
                 .await?;
             Ok(parked.len())
@@ -260,7 +260,7 @@ impl Outbox {
         self.call("unparking jobs", async |connection| {
             let unparked: Vec<Uuid> = sqlx::query_scalar(include_str!("unpark.sql"))
                 .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_all(connection)
                 .await?;
             Ok(unparked.len())
@@ -275,7 +275,7 @@ impl Outbox {
     pub async fn end_elapsed_pauses(&self) -> Result<Vec<(String, String, String)>, OutboxError> {
         self.call("ending elapsed pauses", async |connection| {
             sqlx::query_as(include_str!("end_elapsed_pauses.sql"))
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_all(connection)
                 .await
         })

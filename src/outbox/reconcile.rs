@@ -89,7 +89,7 @@ impl Outbox {
                     .bind(duty)
                     .bind(worker)
                     .bind(millis(hold))
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_optional(connection)
                     .await
             })
@@ -105,7 +105,7 @@ impl Outbox {
         self.call("asking whether orders are sought", async |connection| {
             sqlx::query_scalar(include_str!("is_sought.sql"))
                 .bind(account)
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_one(connection)
                 .await
         })
@@ -120,7 +120,7 @@ impl Outbox {
         self.call("naming orders after twins", async |connection| {
             sqlx::query_as(include_str!("name_after_twins.sql"))
                 .bind(account)
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_all(connection)
                 .await
         })
@@ -142,7 +142,7 @@ impl Outbox {
             sqlx::query(include_str!("begin_searches.sql"))
                 .bind(account)
                 .bind(at_most)
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .execute(connection)
                 .await
         })
@@ -150,7 +150,7 @@ impl Outbox {
         self.call("ending searches", async |connection| {
             sqlx::query(include_str!("end_stale_searches.sql"))
                 .bind(account)
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .execute(connection)
                 .await
         })
@@ -160,7 +160,7 @@ impl Outbox {
                 sqlx::query_as(include_str!("due_searches.sql"))
                     .bind(account)
                     .bind(at_most)
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_all(connection)
                     .await
             })
@@ -193,7 +193,7 @@ impl Outbox {
             sqlx::query_scalar(include_str!("known_orders.sql"))
                 .bind(orders)
                 .bind(since.timestamp_micros())
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_all(connection)
                 .await
         })
@@ -219,7 +219,7 @@ impl Outbox {
                     .bind(sought.since.timestamp_micros())
                     .bind(sought.until.timestamp_micros())
                     .bind(RIVALS)
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_all(connection)
                     .await
             })
@@ -252,7 +252,7 @@ impl Outbox {
                     .bind(evidence)
                     .bind(Json([Candidate::from(order)]))
                     .bind(worker)
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_optional(connection)
                     .await
             })
@@ -288,7 +288,7 @@ impl Outbox {
                 .bind(millis(after))
                 .bind(candidates)
                 .bind(note)
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .execute(connection)
                 .await
                 .map(drop)

@@ -351,7 +351,7 @@ impl Outbox {
                 .bind(&statuses)
                 .bind(&times)
                 .bind(&contents)
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_all(connection)
                 .await?;
             Ok(recorded.into_iter().collect())
@@ -364,7 +364,7 @@ impl Outbox {
         self.call("recording outcomes", async |connection| {
             sqlx::query_as(include_str!("record_other.sql"))
                 .bind(Json(&answers))
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_all(connection)
                 .await
         })
@@ -381,7 +381,7 @@ impl Outbox {
             .call("recording late answers", async |connection| {
                 sqlx::query_as(include_str!("record_late.sql"))
                     .bind(Json(&answers))
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_all(connection)
                     .await
             })

@@ -67,7 +67,7 @@ impl Outbox {
             .call("looking for abandoned claims", async |connection| {
                 sqlx::query_as(include_str!("abandoned.sql"))
                     .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
-                    .persistent(self.persistent)
+                    .persistent(self.persistent())
                     .fetch_all(connection)
                     .await
             })
@@ -103,7 +103,7 @@ impl Outbox {
         self.call("expiring jobs", async |connection| {
             sqlx::query_as(include_str!("expire.sql"))
                 .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_all(connection)
                 .await
         })
@@ -123,7 +123,7 @@ impl Outbox {
             sqlx::query_scalar(include_str!("stale_doubts.sql"))
                 .bind(millis(age))
                 .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_all(connection)
                 .await
         })
@@ -138,7 +138,7 @@ impl Outbox {
         self.call("looking for the twins of duplicates", async |connection| {
             sqlx::query_as(include_str!("find_twins.sql"))
                 .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
-                .persistent(self.persistent)
+                .persistent(self.persistent())
                 .fetch_all(connection)
                 .await
         })

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::support::postgres::TestDatabase;
 
 /// One run of the program.
-struct Ran {
+pub(crate) struct Ran {
     code: Option<i32>,
     out: String,
     err: String,
@@ -22,31 +22,31 @@ struct Ran {
 impl Ran {
     /// Its answer, where exit code and standard output are what counts.
     #[track_caller]
-    fn done(self) -> String {
+    pub(crate) fn done(self) -> String {
         assert_eq!(self.code, Some(0), "{}{}", self.out, self.err);
         self.out
     }
 
     #[track_caller]
-    fn json(self) -> Value {
+    pub(crate) fn json(self) -> Value {
         serde_json::from_str(&self.out)
             .unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
     }
 
     /// Its code, and everything it said.
-    fn said(self) -> (Option<i32>, String) {
+    pub(crate) fn said(self) -> (Option<i32>, String) {
         (self.code, format!("{}{}", self.out, self.err))
     }
 }
 
 /// A shell in an empty directory with an empty environment: nothing of the developer's gets in.
-struct Shell {
+pub(crate) struct Shell {
     directory: TempDir,
     variables: Vec<(&'static str, String)>,
 }
 
 impl Shell {
-    fn without_database() -> Self {
+    pub(crate) fn without_database() -> Self {
         Self {
             directory: TempDir::new().expect("a temporary directory"),
             variables: Vec::new(),
@@ -57,12 +57,12 @@ impl Shell {
         Self::without_database().with("DATABASE_URL", database.url())
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.variables.push((name, value.into()));
         self
     }
 
-    async fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Ran {
         self.run_with_input(arguments, "").await
     }
 

@@ -15,6 +15,7 @@ mod metrics;
 mod migrations;
 mod parking;
 mod pauses;
+mod pgbouncer;
 mod private_postgres;
 mod producers;
 mod reconciliation;

@@ -8,7 +8,7 @@ use crate::{
     config::WorkerArgs,
     lifecycle::ErrorClass,
     message::Sender,
-    outbox::{Missing, PauseRow, Pooling, QueueFacts, SenderInUse, ServerFacts},
+    outbox::{Missing, PauseRow, PgBouncer, Pooling, QueueFacts, SenderInUse, ServerFacts},
     provider::ProbeError,
 };
 
@@ -117,20 +117,27 @@ fn durability(facts: &ServerFacts) -> Finding {
     )
 }
 
-pub(super) fn pooling(pooling: Pooling, told: bool) -> Finding {
+pub(super) fn pooling(pooling: Pooling, told: PgBouncer) -> Finding {
     let check = "pooler";
     match (pooling, told) {
-        (Pooling::Direct, false) => Finding::ok(check, "none in between"),
-        (Pooling::Pooled, true) => Finding::ok(
+        (Pooling::Direct, PgBouncer::Auto | PgBouncer::Absent) => {
+            Finding::ok(check, "none in between")
+        }
+        (Pooling::Pooled, PgBouncer::Between) => Finding::ok(
             check,
-            "one that shares sessions, as SMS_OUTBOX_PGBOUNCER says",
+            "one such as PgBouncer stands in between, as SMS_OUTBOX_PGBOUNCER says",
         ),
-        (Pooling::Pooled, false) => Finding::fault(
+        (Pooling::Pooled, PgBouncer::Auto) => Finding::ok(
             check,
-            "one that shares sessions stands in between, and workers do not know",
-            "set SMS_OUTBOX_PGBOUNCER=true (and give `migrate` the database's own address)",
+            "one such as PgBouncer stands in between; workers find out by themselves (`migrate` needs the database's own \
+             address)",
         ),
-        (Pooling::Direct, true) => Finding::warning(
+        (Pooling::Pooled, PgBouncer::Absent) => Finding::fault(
+            check,
+            "one such as PgBouncer stands in between, and workers are told that there is none",
+            "leave SMS_OUTBOX_PGBOUNCER out (and give `migrate` the database's own address)",
+        ),
+        (Pooling::Direct, PgBouncer::Between) => Finding::warning(
             check,
             "none in between, although SMS_OUTBOX_PGBOUNCER says so",
             "leave it out: workers are slower with it",
