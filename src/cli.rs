@@ -82,7 +82,7 @@ enum Command {
     Resolve(operate::ResolveArgs),
     /// Hold back an account, a sender or an account's marketing, for all workers
     Pause(pause::PauseArgs),
-    /// End a pause, whoever began it
+    /// End a pause, whoever began it; or send again after a backup was restored
     Resume(pause::ResumeArgs),
     /// Look whether everything is in place, and say what to do about each fault
     Doctor(Box<doctor::DoctorArgs>),

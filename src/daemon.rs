@@ -103,6 +103,7 @@ pub async fn run(
     let outbox = ConnectOptions {
         connections: connections(accounts.len()),
         application_name: format!("sms-outbox {worker}"),
+        watches: true,
         ..config.database.connect_options()?
     }
     .connect_lazily()

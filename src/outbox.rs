@@ -9,6 +9,7 @@ mod connect;
 mod enqueue;
 mod examine;
 mod inspect;
+mod installation;
 mod migrate;
 mod operate;
 mod pause;
@@ -26,6 +27,7 @@ pub use connect::{ConnectOptions, guard_against_lost_writes};
 pub use enqueue::{EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once};
 pub use examine::{Missing, Pooling, QueueFacts, SenderInUse, ServerFacts};
 pub use inspect::{AttemptRow, Depth, Filter, JobRow, QueueStat};
+pub use installation::{Change, Installation, OpenJobs, Promotions};
 pub use migrate::{MigrationError, SchemaState};
 pub use operate::{Cancelled, Resolution, Resolved};
 pub use pause::{DueProbe, PauseOrder, PauseRow, PausedByHand, Probing};
@@ -38,6 +40,7 @@ pub use rescue::Abandoned;
 #[derive(Clone, Debug)]
 pub struct Outbox {
     ways: pooler::Ways,
+    watch: installation::Watch,
     /// The longest that getting a connection may take, and the longest that one call on it may take.
     deadline: Duration,
     /// When the server gives up on a statement, where it is told so with each call.
@@ -73,6 +76,14 @@ pub enum OutboxError {
         #[source]
         source: sqlx::Error,
     },
+    /// The queue was noted in another database than this: see `installation`.
+    #[error(
+        "nothing is sent from this database until `sms-outbox resume --after-restore` confirms it, because {0}"
+    )]
+    Unconfirmed(Change),
+    /// Nothing can be written here, and which database it will be is not settled before its promotion.
+    #[error("the server is a standby")]
+    Standby,
     /// A value in a row is none of those that this version knows.
     #[error("{table}.{column} of {id} cannot be understood: {problem}")]
     Unreadable {
@@ -91,7 +102,10 @@ impl OutboxError {
     /// Whether the same call may well succeed a little later, without anyone doing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Deadline { .. } | Self::Unreachable { .. })
+        matches!(
+            self,
+            Self::Deadline { .. } | Self::Unreachable { .. } | Self::Standby
+        )
     }
 
     /// Whether the data that was written is at fault, so that the same call can never succeed. Everything else (a full disk,
@@ -99,7 +113,10 @@ impl OutboxError {
     #[must_use]
     pub fn blames_the_row(&self) -> bool {
         match self {
-            Self::Deadline { .. } | Self::Unreachable { .. } => false,
+            Self::Deadline { .. }
+            | Self::Unreachable { .. }
+            | Self::Unconfirmed(_)
+            | Self::Standby => false,
             Self::Unreadable { .. } => true,
             Self::Refused { source, .. } => match source {
                 // Data exceptions, broken constraints, and what somebody's trigger raises about a row.
@@ -151,6 +168,7 @@ impl Outbox {
     pub fn new(pool: PgPool) -> Self {
         Self {
             ways: pooler::Ways::given(pool),
+            watch: installation::Watch::default(),
             deadline: Duration::from_secs(10),
             statement_timeout_ms: 9_500,
         }

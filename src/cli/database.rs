@@ -10,6 +10,12 @@ use crate::{
 pub(super) const ASK_DOCTOR: &str =
     "`sms-outbox doctor` looks at everything that it rests on, one by one";
 
+/// Where a backup was restored.
+pub(super) const CONFIRM: &str =
+    "if messages are to be sent from here, read `sms-outbox resume --help` on --after-restore";
+
+const STANDBY: &str = "this server is read-only: let DATABASE_URL name the primary";
+
 /// Where a privilege is missing.
 pub(super) const ASK_DOCTOR_FOR_GRANTS: &str =
     "this role lacks a privilege: `sms-outbox doctor` names the GRANT that is missing";
@@ -65,7 +71,10 @@ fn cause(error: &OutboxError) -> Option<&sqlx::Error> {
         OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. } => {
             Some(source)
         }
-        OutboxError::Deadline { .. } | OutboxError::Unreadable { .. } => None,
+        OutboxError::Deadline { .. }
+        | OutboxError::Unreadable { .. }
+        | OutboxError::Unconfirmed(_)
+        | OutboxError::Standby => None,
     }
 }
 
@@ -78,6 +87,8 @@ pub(super) fn advice(error: &OutboxError) -> &'static str {
         OutboxError::Unreadable { .. } => {
             "a later version may have written it: use the newest sms-outbox"
         }
+        OutboxError::Unconfirmed(_) => CONFIRM,
+        OutboxError::Standby => STANDBY,
         OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. } => {
             advice_on(source)
         }
@@ -123,7 +134,7 @@ fn advice_on_code(code: &str, message: &str) -> &'static str {
         "55P03" => {
             "another session holds a lock on it: look into pg_stat_activity for one that is idle in a transaction"
         }
-        "25006" => "this server is read-only: let DATABASE_URL name the primary",
+        "25006" => STANDBY,
         "57P03" => "the server is starting or stopping: try again in a moment",
         "53100" => "the server's disk is full",
         _ => ASK_DOCTOR,

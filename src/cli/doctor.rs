@@ -274,6 +274,10 @@ async fn look(
         Ok(missing) => report.extend(judge::privileges(&missing, &facts.role)),
         Err(error) => failed(report, "privileges", &error)?,
     }
+    match outbox.installation().await {
+        Ok(found) => report.add(judge::installation(&found)),
+        Err(error) => failed(report, "installation", &error)?,
+    }
     let senders = match outbox.senders_in_use().await {
         Ok(senders) => senders,
         Err(error) => {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    database::{explained, open},
+    database::{CONFIRM, explained, open},
     text::{self, Reveal, count, span},
 };
 use crate::{
@@ -212,12 +212,22 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
 pub(super) async fn stats(args: StatsArgs) -> anyhow::Result<ExitCode> {
     let outbox = open(&args.database).await?;
     let stats = outbox.stats().await.map_err(explained)?;
+    // Whoever may only look need not be able to see this.
+    let found = outbox.installation().await.ok();
+    let stands_still = found
+        .and_then(|found| found.change())
+        .map(|change| format!("Nothing is sent, because {change}; {CONFIRM}\n"));
     if args.json {
+        if let Some(why) = stands_still {
+            eprint!("note: {why}");
+        }
         text::print_json(&stats)?;
         return Ok(ExitCode::SUCCESS);
     }
     let pauses = outbox.pauses(None).await.map_err(explained)?;
-    text::print(&stats_page(&stats, &pauses, text::width()))?;
+    let page = stats_page(&stats, &pauses, text::width());
+    let why = stands_still.map(|why| format!("\n{why}"));
+    text::print(&format!("{page}{}", why.unwrap_or_default()))?;
     Ok(ExitCode::SUCCESS)
 }
 

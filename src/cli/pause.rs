@@ -2,18 +2,23 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::Args;
+use chrono::{DateTime, Utc};
+use clap::{Args, ValueEnum};
 
 use super::{
     database::{explained, open},
     inspect::explain,
-    text::{self, span},
+    send::moment,
+    text::{self, count, span},
 };
 use crate::{
     config::{DatabaseArgs, Misconfigured, duration},
     lifecycle::PauseScope,
-    outbox::Filter,
+    outbox::{Filter, Promotions},
 };
+
+/// How many jobs one statement sets aside.
+const ASIDE: usize = 5_000;
 
 /// Whom: an account, or a part of it.
 #[derive(Args, Debug)]
@@ -78,6 +83,49 @@ pub(super) struct ResumeArgs {
     /// Every pause there is, or every one of --account
     #[arg(long, conflicts_with_all = ["sender", "iys"])]
     all: bool,
+
+    /// Send from this database, although it is not the one that the queue was noted in: a restored backup, or a promoted
+    /// standby. Never in a copy for staging
+    ///
+    /// What was sent after the backup was made (or had not reached the standby) looks unsent here. Jobs that were due by then
+    /// may have been sent; --waiting says what becomes of them. Jobs that were being sent are treated as after any crash.
+    #[arg(long, conflicts_with_all = ["account", "sender", "iys", "all"])]
+    after_restore: bool,
+
+    /// With --after-restore: what becomes of queued jobs that were due
+    #[arg(
+        long,
+        requires = "after_restore",
+        value_name = "WHAT",
+        default_value = "send"
+    )]
+    waiting: Waiting,
+
+    /// With --waiting uncertain: those that were due by this moment, written with its offset as in 2026-11-22T14:05:00+03:00;
+    /// the one when the lost database was last alive is right [default: now]
+    #[arg(long, requires = "after_restore", value_name = "MOMENT", value_parser = moment)]
+    due_by: Option<DateTime<Utc>>,
+
+    /// With --after-restore: whether workers stop again at the next promotion of a standby (stop), or go on because replication
+    /// is synchronous and forgets nothing (go-on); a point-in-time recovery is then not noticed either [default: as before]
+    #[arg(long, requires = "after_restore", value_name = "WHAT")]
+    promotions: Option<OnPromotion>,
+}
+
+/// What becomes of queued jobs that the lost database may have sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Waiting {
+    /// They stay queued and are sent: right where a second message does less harm than none, and where the backup is seconds
+    /// old
+    Send,
+    /// They are set aside, for a person or the provider's reports to settle: right where nobody may get a message twice
+    Uncertain,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnPromotion {
+    Stop,
+    GoOn,
 }
 
 pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<ExitCode> {
@@ -134,6 +182,9 @@ pub(super) async fn pause(args: PauseArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn resume(args: ResumeArgs) -> anyhow::Result<ExitCode> {
+    if args.after_restore {
+        return after_restore(args).await;
+    }
     let (scope, sender) = args.target.scope()?;
     let outbox = open(&args.database).await?;
     let by = operator();
@@ -181,6 +232,75 @@ pub(super) async fn resume(args: ResumeArgs) -> anyhow::Result<ExitCode> {
     for pause in &rest {
         said.push_str(&format!("Still paused: {}\n", explain::pause(pause)));
     }
+    text::print(&said)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn after_restore(args: ResumeArgs) -> anyhow::Result<ExitCode> {
+    if args.due_by.is_some() && args.waiting == Waiting::Send {
+        return Err(Misconfigured("--due-by goes with --waiting uncertain".to_owned()).into());
+    }
+    let outbox = open(&args.database).await?;
+    let found = outbox.installation().await.map_err(explained)?;
+    let promotions = args.promotions.map(|what| match what {
+        OnPromotion::Stop => Promotions::Stop,
+        OnPromotion::GoOn => Promotions::GoOn,
+    });
+    let Some(change) = found.change() else {
+        if promotions.is_some() {
+            outbox
+                .confirm_installation(&operator(), promotions)
+                .await
+                .map_err(explained)?;
+        }
+        text::print(
+            "This is the database that the queue was noted in: there is nothing to resume, and no job was changed.\n",
+        )?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let now = outbox.now().await.map_err(explained)?;
+    let by = args.due_by.unwrap_or(now);
+    let open_jobs = outbox.open_jobs(by).await.map_err(explained)?;
+    // Before it is confirmed: until then no worker claims any of them.
+    let mut aside = 0;
+    if args.waiting == Waiting::Uncertain {
+        loop {
+            let batch = outbox
+                .set_waiting_aside(by, ASIDE)
+                .await
+                .map_err(explained)?
+                .len();
+            if batch == 0 {
+                break;
+            }
+            aside += batch;
+        }
+    }
+    outbox
+        .confirm_installation(&operator(), promotions)
+        .await
+        .map_err(explained)?;
+    let mut said = format!("Confirmed, although {change}.\n");
+    said.push_str(&format!(
+        "{} open: {} queued, of which {} due by {}; {} being sent when the backup was made.\n",
+        count(open_jobs.queued + open_jobs.sending, "job"),
+        open_jobs.queued,
+        open_jobs.due,
+        by.format("%Y-%m-%d %H:%M:%S UTC"),
+        open_jobs.sending
+    ));
+    said.push_str(&match args.waiting {
+        Waiting::Send if open_jobs.due > 0 => {
+            "Those that were due are sent now; whatever of them the lost database had sent arrives twice.\n".to_owned()
+        }
+        Waiting::Send => String::new(),
+        Waiting::Uncertain => format!(
+            "{} set aside as uncertain: workers look for their orders in the provider's reports, and what they do not find is \
+             left to `sms-outbox resolve`.\n",
+            count(aside, "job")
+        ),
+    });
+    said.push_str("Workers go on within a few seconds.\n");
     text::print(&said)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -146,7 +146,7 @@ pub(super) struct SendArgs {
     json: bool,
 }
 
-fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     // Without its offset a moment means one thing here, another on the server, and a third to the provider.
     DateTime::parse_from_rfc3339(text.trim())
         .map(|moment| moment.to_utc())

@@ -1,14 +1,20 @@
-//! Says once that the database is away, and once that it is back.
+//! Says once that the database is away, and once that it is back; the same for a database that is not the noted one.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::{metrics::Metrics, outbox::OutboxError};
+use crate::{
+    metrics::Metrics,
+    outbox::{Change, OutboxError},
+};
 
 /// How often an outage that lasts is mentioned again.
 const REMINDER: Duration = Duration::from_secs(60);
+
+/// How soon it is looked again whether another database has been confirmed.
+const UNCONFIRMED: Duration = Duration::from_millis(500);
 
 /// Shared by everything in a worker that talks to the database.
 #[derive(Debug, Default)]
@@ -22,6 +28,8 @@ struct Known {
     outage: Option<State>,
     /// When a call last succeeded.
     reached: Option<Instant>,
+    /// When it was said last that this database is another than the noted one.
+    unconfirmed: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -54,6 +62,10 @@ impl Outage {
 
     /// A call failed. Returns how long to wait before the next one: 100 ms, doubling to 5 s, the same for everyone.
     pub fn failed(&self, error: &OutboxError) -> Duration {
+        if let OutboxError::Unconfirmed(change) = error {
+            self.is_unconfirmed(change);
+            return UNCONFIRMED;
+        }
         let mut known = self.known();
         let now = Instant::now();
         let wait = |failures: u32| {
@@ -99,6 +111,28 @@ impl Outage {
             self.metrics.database_was_away(state.counted.elapsed());
             let away_ms = state.since.elapsed().as_millis();
             tracing::info!(away_ms, "the database is back");
+        }
+    }
+
+    fn is_unconfirmed(&self, change: &Change) {
+        let mut known = self.known();
+        // It answers; that it is the wrong one is no reason to restart a worker.
+        let now = Instant::now();
+        known.reached = Some(now);
+        if known.unconfirmed.is_none_or(|said| now - said >= REMINDER) {
+            known.unconfirmed = Some(now);
+            tracing::error!(
+                %change,
+                "nothing is sent: this is not the database that the queue was noted in, and may have forgotten what was sent; \
+                 see `sms-outbox doctor`, then `sms-outbox resume --after-restore`"
+            );
+        }
+    }
+
+    /// This is the database that was noted.
+    pub fn confirmed(&self) {
+        if self.known().unconfirmed.take().is_some() {
+            tracing::info!("sending again: the database has been confirmed");
         }
     }
 }

@@ -19,7 +19,18 @@ const BATCHES: usize = 40;
 
 pub(super) async fn run(dispatch: Arc<Dispatch>) {
     loop {
-        round(&dispatch).await;
+        // Not in a database that has forgotten what was sent: there everything waits for a person.
+        match dispatch
+            .outbox
+            .keep_to_installation(&dispatch.settings.worker)
+            .await
+        {
+            Ok(()) => {
+                dispatch.outage.confirmed();
+                round(&dispatch).await;
+            }
+            Err(error) => drop(dispatch.outage.failed(&error)),
+        }
         for lane in &dispatch.lanes {
             lane.pace.relax();
         }

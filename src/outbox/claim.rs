@@ -151,8 +151,8 @@ impl Outbox {
     /// Claims up to `hands` due single messages of `account`, the most urgent first, as far as slots allow.
     ///
     /// # Errors
-    /// When the database cannot be reached or refuses. If the answer was lost, the claims may stand nevertheless: they are
-    /// rescued when their leases end.
+    /// When the database cannot be reached or refuses, or is not the one that was noted. If the answer was lost, the claims may
+    /// stand nevertheless: they are rescued when their leases end.
     pub async fn claim(
         &self,
         account: &str,
@@ -163,7 +163,7 @@ impl Outbox {
     ) -> Result<Vec<Claim>, OutboxError> {
         let asked = Instant::now();
         let rows: Vec<Row> = self
-            .call("claiming jobs", async |connection| {
+            .call_where_noted("claiming jobs", async |connection| {
                 sqlx::query_as(include_str!("claim.sql"))
                     .bind(account)
                     .bind(i64::try_from(hands).unwrap_or(i64::MAX))
@@ -197,7 +197,7 @@ impl Outbox {
     ) -> Result<Option<Claim>, OutboxError> {
         let asked = Instant::now();
         let claimed: Result<Option<Row>, _> = self
-            .call("claiming a bulk order", async |connection| {
+            .call_where_noted("claiming a bulk order", async |connection| {
                 sqlx::query_as(include_str!("claim_bulk.sql"))
                     .bind(account)
                     .bind(millis(lease))

@@ -9,6 +9,7 @@ use sqlx::{
 
 use super::{
     Outbox, OutboxError,
+    installation::Watch,
     pooler::{MARK, PgBouncer, Ways, ask_for_the_mark, mark},
 };
 
@@ -25,6 +26,8 @@ pub struct ConnectOptions {
     pub application_name: String,
     /// Whether a PgBouncer stands in between; if so, no session settings and no named statements are used.
     pub pgbouncer: PgBouncer,
+    /// Whether each connection is asked, before it is used, whether it leads to the database that was noted. For workers.
+    pub watches: bool,
 }
 
 impl std::fmt::Debug for ConnectOptions {
@@ -46,6 +49,7 @@ impl ConnectOptions {
             deadline: Duration::from_secs(10),
             application_name: "sms-outbox".to_owned(),
             pgbouncer: PgBouncer::Auto,
+            watches: false,
         }
     }
 
@@ -99,19 +103,33 @@ impl ConnectOptions {
                 .idle_timeout(Duration::from_secs(600))
         };
         let (own, shared) = (self.own_options()?, self.shared_options()?);
+        let watch = Watch::default();
+        let (asks, watches) = (self.pgbouncer == PgBouncer::Auto, self.watches);
         let ways = Ways::new(
             self.pgbouncer,
             |met| {
-                let pool = match self.pgbouncer {
-                    PgBouncer::Auto => ask_for_the_mark(pool(), met),
-                    PgBouncer::Between | PgBouncer::Absent => pool(),
-                };
-                pool.connect_lazy_with(own)
+                let watch = watch.clone();
+                pool()
+                    .after_connect(move |connection, _| {
+                        let (met, watch) = (met.clone(), watch.clone());
+                        Box::pin(async move {
+                            if asks {
+                                ask_for_the_mark(connection, &met).await?;
+                            }
+                            if watches {
+                                // What fails here fails again, and is told, where the connection is used.
+                                watch.look(connection).await.ok();
+                            }
+                            Ok(())
+                        })
+                    })
+                    .connect_lazy_with(own)
             },
             pool().connect_lazy_with(shared),
         );
         Ok(Outbox {
             ways,
+            watch,
             deadline: self.deadline,
             statement_timeout_ms: self.statement_timeout_ms(),
         })

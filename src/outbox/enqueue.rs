@@ -242,10 +242,11 @@ impl From<OutboxError> for EnqueueError {
             OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. } => {
                 Self::Database(source)
             }
-            // Nothing is read here that could be unreadable.
-            OutboxError::Deadline { .. } | OutboxError::Unreadable { .. } => {
-                Self::Database(sqlx::Error::PoolTimedOut)
-            }
+            // Of these, only the first can be: nothing is read here, and a message may wait anywhere.
+            OutboxError::Deadline { .. }
+            | OutboxError::Unreadable { .. }
+            | OutboxError::Unconfirmed(_)
+            | OutboxError::Standby => Self::Database(sqlx::Error::PoolTimedOut),
         }
     }
 }

@@ -4,6 +4,7 @@ WITH wanted (name, privilege) AS (
            ('attempt_log', 'SELECT'), ('attempt_log', 'INSERT'), ('attempts', 'SELECT'), ('queue_stats', 'SELECT'),
            ('pauses', 'SELECT'), ('pauses', 'INSERT'), ('pauses', 'UPDATE'),
            ('rate_rings', 'SELECT'), ('rate_rings', 'INSERT'), ('rate_rings', 'UPDATE'),
+           ('installation', 'SELECT'), ('installation', 'INSERT'), ('installation', 'UPDATE'),
            ('_migrations', 'SELECT')
 ), ours AS (
     SELECT oid FROM pg_namespace WHERE nspname = 'sms_outbox'

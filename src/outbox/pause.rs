@@ -182,7 +182,7 @@ impl Outbox {
         probing: Probing,
     ) -> Result<Option<DueProbe>, OutboxError> {
         let row: Option<(String, String, String)> = self
-            .call("looking for due probes", async |connection| {
+            .call_where_noted("looking for due probes", async |connection| {
                 sqlx::query_as(include_str!("due_probe.sql"))
                     .bind(accounts)
                     .bind(millis(probing.first))

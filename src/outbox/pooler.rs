@@ -14,7 +14,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use sqlx::{Executor, PgPool, Postgres, Row, pool::PoolConnection, postgres::PgPoolOptions};
+use sqlx::{Executor, PgConnection, PgPool, Postgres, Row, pool::PoolConnection};
 
 /// Whether a pooler that shares server processes stands between this program and the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,9 +38,7 @@ pub(super) fn mark() -> &'static str {
 }
 
 /// Whether the session on this connection is the one that was asked for when it was made.
-pub(super) async fn holds_a_session<'e>(
-    connection: impl Executor<'e, Database = Postgres>,
-) -> Result<bool, sqlx::Error> {
+pub(super) async fn holds_a_session(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let marked = connection
         .fetch_one("SELECT current_setting('sms_outbox.session', true)")
         .await?;
@@ -127,22 +125,20 @@ fn note(met: &AtomicBool) {
     }
 }
 
-/// Makes every new connection of a pool prove that its session is its own; sets `met` when one cannot.
-pub(super) fn ask_for_the_mark(options: PgPoolOptions, met: Arc<AtomicBool>) -> PgPoolOptions {
-    options.after_connect(move |connection, _| {
-        let met = Arc::clone(&met);
-        Box::pin(async move {
-            match holds_a_session(connection).await {
-                Ok(true) => Ok(()),
-                Ok(false) => {
-                    note(&met);
-                    Ok(())
-                }
-                // It answered, but not the question: not to be used without the answer.
-                Err(error @ sqlx::Error::Database(_)) => Err(error),
-                // It is broken, which whoever gets it finds out, and says, at once.
-                Err(_) => Ok(()),
-            }
-        })
-    })
+/// Makes a new connection prove that its session is its own; sets `met` when it cannot.
+pub(super) async fn ask_for_the_mark(
+    connection: &mut PgConnection,
+    met: &AtomicBool,
+) -> Result<(), sqlx::Error> {
+    match holds_a_session(connection).await {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            note(met);
+            Ok(())
+        }
+        // It answered, but not the question: not to be used without the answer.
+        Err(error @ sqlx::Error::Database(_)) => Err(error),
+        // It is broken, which whoever gets it finds out, and says, at once.
+        Err(_) => Ok(()),
+    }
 }

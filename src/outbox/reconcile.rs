@@ -84,7 +84,7 @@ impl Outbox {
         hold: Duration,
     ) -> Result<bool, OutboxError> {
         let taken: Option<bool> = self
-            .call("taking a duty", async |connection| {
+            .call_where_noted("taking a duty", async |connection| {
                 sqlx::query_scalar(include_str!("take_duty.sql"))
                     .bind(duty)
                     .bind(worker)

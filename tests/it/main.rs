@@ -20,6 +20,7 @@ mod private_postgres;
 mod producers;
 mod reconciliation;
 mod recording;
+mod restores;
 mod retries;
 mod statements;
 mod stopping;

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use super::{Account, Finding, explain};
 use crate::{
+    cli::database::CONFIRM,
     cli::text::{count, listed, span},
     config::WorkerArgs,
     lifecycle::ErrorClass,
     message::Sender,
-    outbox::{Missing, PauseRow, PgBouncer, Pooling, QueueFacts, SenderInUse, ServerFacts},
+    outbox::{
+        Installation, Missing, PauseRow, PgBouncer, Pooling, Promotions, QueueFacts, SenderInUse,
+        ServerFacts,
+    },
     provider::ProbeError,
 };
 
@@ -170,6 +174,49 @@ pub(super) fn clock(ahead_ms: i64, took: Duration) -> Finding {
         format!("this machine is {found} {direction} the database"),
         "the database's clock decides what is due and what has expired: let both follow NTP, and let producers write due_at \
          and expires_at as now() + interval",
+    )
+}
+
+/// Whether this is the database that the queue was written in.
+pub(super) fn installation(found: &Installation) -> Finding {
+    let check = "installation";
+    if let Some(change) = found.change() {
+        return Finding::fault(
+            check,
+            format!("workers send nothing, because {change}"),
+            CONFIRM,
+        );
+    }
+    let (Some(by), Some(at)) = (&found.noted_by, &found.noted_at) else {
+        return Finding::ok(
+            check,
+            "none is noted yet; the first worker notes this database",
+        );
+    };
+    let noted = format!("the one that {by} noted at {at}");
+    let unsaid = found.unsaid();
+    if !unsaid.is_empty() && !found.standby {
+        return Finding::warning(
+            check,
+            format!(
+                "{noted}, as far as can be told: the server does not tell this role {}",
+                listed(unsaid)
+            ),
+            "a restored backup may not be noticed: stop all workers before one is restored (docs/operations.md), or GRANT \
+             EXECUTE ON FUNCTION pg_control_system(), pg_current_wal_lsn(), pg_walfile_name(pg_lsn) to this role, where the \
+             service allows it",
+        );
+    }
+    Finding::ok(
+        check,
+        match found.promotions() {
+            Promotions::Stop => noted,
+            Promotions::GoOn => {
+                format!(
+                    "{noted}; promotions, and recoveries to a point in time, do not stop workers"
+                )
+            }
+        },
     )
 }
 

@@ -74,6 +74,7 @@ impl TestDatabase {
                 let name = fresh_name();
                 execute(format!("CREATE DATABASE {name} TEMPLATE template1")).await;
                 fill(server().url(&name)).await;
+                forget_the_installation(&server().url(&name)).await;
                 // Autovacuum, or a forgotten connection, would otherwise hold up the copying.
                 execute(format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
                 name
@@ -90,6 +91,12 @@ impl TestDatabase {
             .connect_lazy(&server().url(&name))
             .expect("a URL that another connection was made with");
         Self { name, pool }
+    }
+
+    /// A copy of this database as it is, for which its pool is closed: a database in use cannot be copied.
+    pub async fn copy(&self) -> Self {
+        self.pool.close().await;
+        Self::copy_of(&self.name).await
     }
 
     /// For whoever wants connections of their own: the program, another pool.
@@ -217,6 +224,25 @@ impl TestServer {
             .recv()
             .unwrap_or_else(|_| Err("the test server's thread ended".into()))
     }
+}
+
+/// A copy of a database is not the one that the queue was noted in, and nothing would be sent from it: the first worker of each
+/// test notes its own.
+async fn forget_the_installation(url: &str) {
+    let mut connection = PgConnection::connect(url)
+        .await
+        .expect("a database that was just filled");
+    let forgotten = sqlx::raw_sql(
+        "DO $$ BEGIN
+             IF to_regclass('sms_outbox.installation') IS NOT NULL THEN
+                 DELETE FROM sms_outbox.installation;
+             END IF;
+         END $$",
+    )
+    .execute(&mut connection)
+    .await;
+    forgotten.expect("a statement that fits every database");
+    connection.close().await.expect("it answered");
 }
 
 /// Runs a statement that concerns databases as a whole.

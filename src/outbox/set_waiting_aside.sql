@@ -1,0 +1,19 @@
+-- After a restore: sets queued jobs aside that were due by a moment, and so may have been sent by the database that this one
+-- replaces.
+--   $1 the moment   $2 at most
+-- Piece by piece, as the partial indexes have it. A row that somebody else holds is waited for: left out, it would be sent.
+WITH waiting AS MATERIALIZED (
+    SELECT id FROM (
+        SELECT id FROM sms_outbox.jobs WHERE status = 'queued' AND NOT bulk AND parked IS NULL AND due_at <= $1
+        UNION ALL
+        SELECT id FROM sms_outbox.jobs WHERE status = 'queued' AND bulk AND due_at <= $1
+        UNION ALL
+        SELECT id FROM sms_outbox.jobs WHERE status = 'queued' AND parked IS NOT NULL AND NOT bulk AND due_at <= $1
+    ) AS piece
+    LIMIT $2
+)
+UPDATE sms_outbox.jobs AS job
+SET status = 'uncertain', parked = NULL, ambiguous_since = coalesce(job.ambiguous_since, job.due_at),
+    error_class = 'unknown', error_code = NULL, error_message = 'It may have been sent after the backup was made.'
+WHERE job.id = ANY (ARRAY(SELECT id FROM waiting)) AND job.status = 'queued'
+RETURNING job.id
