@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{AccountSecrets, Misconfigured, WorkerArgs, connections},
     dispatch::{Account, Dispatch, Outage, Settings},
+    faults,
     metrics::Metrics,
     monitoring::Monitor,
     outbox::{ConnectOptions, Outbox, OutboxError, SchemaState},
@@ -172,7 +173,7 @@ pub async fn run(
     let settings = Settings {
         worker: worker.clone(),
         concurrency: config.concurrency,
-        policy: config.policy(),
+        policy: faults::policy(config.policy()),
         rate_per_second: config.rate_per_second,
         poll_interval: config.poll_interval,
         foreign: config.foreign(),

@@ -37,6 +37,7 @@ use solitude::Places;
 use twins::{Turn, Twins};
 
 use crate::{
+    faults::{self, Point},
     lifecycle::{Admission, Decision, PauseScope, Policy, Settlement, Situation, Verdict},
     message::{ForeignNumbers, is_traceparent},
     metrics::{AccountMetrics, Metrics},
@@ -139,6 +140,7 @@ impl Running {
             recording,
         } = self;
         loops.wait().await;
+        faults::point(Point::DuringDrain);
         dispatch.jobs.close();
         dispatch.jobs.wait().await;
         // The last one who could send an entry goes, and the recorder ends after the last of them.
@@ -260,6 +262,9 @@ impl Dispatch {
                 .await;
             let pause = match claimed {
                 Ok(claims) => {
+                    if !claims.is_empty() {
+                        faults::point(Point::AfterClaim);
+                    }
                     self.outage.over();
                     lane.pace.claim_took();
                     let found = claims.len();
@@ -317,6 +322,7 @@ impl Dispatch {
                 .await
             {
                 Ok(Some(claim)) => {
+                    faults::point(Point::AfterClaim);
                     self.outage.over();
                     lane.metrics.claimed(1);
                     self.carry(&lane, claim, &lane.bulk_pace, place);
@@ -448,7 +454,9 @@ impl Dispatch {
             send_at: claim.provider_send_at.and_then(Result::ok),
             not_after: claim.expires_in.map(|left| claim.asked + left),
         };
+        faults::point(Point::BeforeSend);
         let outcome = self.provider.send(&lane.credentials, &order).await;
+        faults::point(Point::ReplyRead);
         lane.metrics.request(&outcome.verdict, outcome.duration);
         match &outcome.verdict {
             Verdict::Accepted(_) | Verdict::Duplicate | Verdict::Refused(_) => {
@@ -466,7 +474,7 @@ impl Dispatch {
                 }
             }
         }
-        let verdict = match outcome.verdict {
+        let verdict = match faults::verdict(outcome.verdict) {
             // A pause must hold back the job that met it, or the job is claimed again at once, for ever: where a message
             // that is no marketing misses the brand code, the whole account waits.
             Verdict::Blocked {

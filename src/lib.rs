@@ -58,6 +58,10 @@ pub mod daemon;
 pub mod demo;
 pub mod dispatch;
 pub mod embedded;
+#[cfg(not(feature = "faults"))]
+mod faults;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod lifecycle;
 pub mod message;
 pub mod metrics;

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Dispatch, chain, chance, recorder::count};
 use crate::{
+    faults::{self, Point},
     lifecycle::{PauseScope, Settlement, Situation, Suspicion},
     message::RecipientList,
     outbox::{Abandoned, Content, DueProbe, Observer, OutboxError, Record, Recorded},
@@ -106,6 +107,7 @@ async fn set_stale_doubts_aside(dispatch: &Dispatch) -> Result<(), OutboxError> 
 }
 
 async fn find_twins(dispatch: &Dispatch) -> Result<(), OutboxError> {
+    faults::point(Point::DuringUpkeep);
     for (job, twin) in dispatch.outbox.find_twins(BATCH).await? {
         tracing::info!(job.id = %job, duplicate_of = %twin, "its twin has been found");
     }
@@ -181,12 +183,18 @@ async fn rescue(dispatch: &Dispatch) -> Result<(), OutboxError> {
             .iter()
             .map(|claim| take_over(dispatch, claim))
             .collect();
+        if !records.is_empty() {
+            faults::point(Point::DuringRescue);
+        }
         let outcomes = match dispatch.outbox.record(&records).await {
             Ok(outcomes) => outcomes,
             // One of them cannot be recorded; it must not keep the others waiting.
             Err(error) if error.blames_the_row() => one_by_one(dispatch, &records).await,
             Err(error) => return Err(error),
         };
+        if !records.is_empty() {
+            faults::point(Point::AfterRescue);
+        }
         for ((claim, record), outcome) in abandoned.iter().zip(&records).zip(outcomes) {
             let metrics = &dispatch.settings.metrics;
             count(metrics, record, &outcome);
@@ -298,6 +306,7 @@ async fn ask(dispatch: &Dispatch, probe: &DueProbe) {
     let (account, scope, sender) = (&probe.account, probe.scope.as_str(), &probe.sender);
     match answer {
         Ok(true) => {
+            faults::point(Point::DuringProbe);
             lane.pace.slow_down();
             match dispatch
                 .outbox

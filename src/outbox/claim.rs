@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, from_millis, millis};
+use crate::faults::{self, Point};
 
 /// The fleet's limit on recipients per second, as one claim applies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +165,7 @@ impl Outbox {
         let asked = Instant::now();
         let rows: Vec<Row> = self
             .call_where_noted("claiming jobs", async |connection| {
-                sqlx::query_as(include_str!("claim.sql"))
+                let claim = sqlx::query_as(faults::sql(include_str!("claim.sql")))
                     .bind(account)
                     .bind(i64::try_from(hands).unwrap_or(i64::MAX))
                     .bind(millis(lease))
@@ -172,9 +173,8 @@ impl Outbox {
                     .bind(slots.limit())
                     .bind(slots.window())
                     .bind(slots.horizon())
-                    .persistent(self.persistent())
-                    .fetch_all(connection)
-                    .await
+                    .persistent(self.persistent());
+                faults::midway(Point::DuringClaim, claim.fetch_all(connection)).await
             })
             .await?;
         let received = Instant::now();

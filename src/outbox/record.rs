@@ -11,7 +11,10 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError};
-use crate::lifecycle::{Progress, Settlement, Status};
+use crate::{
+    faults::{self, Point},
+    lifecycle::{Progress, Settlement, Status},
+};
 
 /// Forty bits that tell messages of equal content: same account, same set of numbers, same text. The sender is left out,
 /// because nobody knows whether the provider's duplicate guard looks at it.
@@ -344,16 +347,16 @@ impl Outbox {
             contents.push(record.content.0);
         }
         self.call("recording acceptances", async |connection| {
-            let recorded: Vec<Uuid> = sqlx::query_scalar(include_str!("record_sent.sql"))
+            let record = sqlx::query_scalar(faults::sql(include_str!("record_sent.sql")))
                 .bind(&ids)
                 .bind(&tokens)
                 .bind(&orders)
                 .bind(&statuses)
                 .bind(&times)
                 .bind(&contents)
-                .persistent(self.persistent())
-                .fetch_all(connection)
-                .await?;
+                .persistent(self.persistent());
+            let recorded: Vec<Uuid> =
+                faults::midway(Point::DuringRecord, record.fetch_all(connection)).await?;
             Ok(recorded.into_iter().collect())
         })
         .await
@@ -362,11 +365,11 @@ impl Outbox {
     async fn record_other(&self, records: &[&Record]) -> Result<Vec<SettledRow>, OutboxError> {
         let answers: Vec<Answer<'_>> = records.iter().map(|record| record.answer()).collect();
         self.call("recording outcomes", async |connection| {
-            sqlx::query_as(include_str!("record_other.sql"))
-                .bind(Json(&answers))
-                .persistent(self.persistent())
-                .fetch_all(connection)
-                .await
+            let answers = Json(&answers);
+            let record = sqlx::query_as(faults::sql(include_str!("record_other.sql")))
+                .bind(answers)
+                .persistent(self.persistent());
+            faults::midway(Point::DuringRecord, record.fetch_all(connection)).await
         })
         .await
     }
@@ -377,9 +380,10 @@ impl Outbox {
         outcome: &mut HashMap<Uuid, Recorded>,
     ) -> Result<(), OutboxError> {
         let answers: Vec<Answer<'_>> = records.iter().map(|record| record.answer()).collect();
+        faults::point(Point::BeforeLateRecord);
         let rows: Vec<LateRow> = self
             .call("recording late answers", async |connection| {
-                sqlx::query_as(include_str!("record_late.sql"))
+                sqlx::query_as(faults::sql(include_str!("record_late.sql")))
                     .bind(Json(&answers))
                     .persistent(self.persistent())
                     .fetch_all(connection)

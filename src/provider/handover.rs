@@ -18,6 +18,8 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::faults::{self, Point};
+
 const WAITING: u8 = 0;
 const HANDED_OVER: u8 = 1;
 const WITHDRAWN: u8 = 2;
@@ -91,6 +93,8 @@ impl Body for WatchedBody {
             self.bytes = None;
             return Poll::Ready(Some(Err(Withdrawn)));
         }
+        faults::point(Point::HandedOver);
+        faults::soon(Point::InFlight);
         Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
     }
 

@@ -128,7 +128,7 @@ impl Worker {
 
 /// The program as a process of its own, with what it logged.
 pub struct Process {
-    child: Child,
+    pub child: Child,
     lines: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
 }
@@ -151,22 +151,32 @@ impl Process {
             .chunks_exact(2)
             .filter(|pair| !overridden(pair[0]))
             .flatten();
+        let arguments: Vec<&str> = [
+            "worker",
+            "--database-url",
+            database_url,
+            "--base-url",
+            provider_url,
+        ]
+        .into_iter()
+        .chain(common.copied())
+        .chain(flags.iter().copied())
+        .collect();
+        let credentials = [
+            ("ILETIMERKEZI_API_KEY", KEY),
+            ("ILETIMERKEZI_API_HASH", HASH),
+        ];
+        Self::start(&arguments, &[&credentials, environment].concat())
+    }
+
+    /// `sms-outbox` with these arguments, and nothing but these variables.
+    pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sms-outbox"))
             .env_clear()
             .envs(environment.iter().copied())
-            .env("ILETIMERKEZI_API_KEY", KEY)
-            .env("ILETIMERKEZI_API_HASH", HASH)
             // No .env of whoever runs the tests.
             .current_dir(std::env::temp_dir())
-            .args([
-                "worker",
-                "--database-url",
-                database_url,
-                "--base-url",
-                provider_url,
-            ])
-            .args(common)
-            .args(flags)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

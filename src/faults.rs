@@ -1,0 +1,154 @@
+//! Places where a worker can be made to die or freeze, and ways to make it wrong: for the run in `tests/faults`, which
+//! shows what survives the first, and that it would notice the second.
+//!
+//! All of it is compiled in by the feature `faults` only. Without the feature the functions below do nothing, and cost
+//! nothing. With it a worker obeys three variables (they are no settings, so no page for operators names them):
+//!
+//! ```text
+//! SMS_OUTBOX_FAILPOINTS=after-claim=kill:0.02,before-send=freeze:0.01   what happens where, and with which probability
+//! SMS_OUTBOX_FAILPOINTS_FILE=/tmp/hits    each strike is appended: name, process id, kill or freeze
+//! SMS_OUTBOX_FAILPOINTS_SEED=7            the seed of the probabilities
+//! SMS_OUTBOX_WRONG_VARIANT=blind-resend   one of `Variant`
+//! ```
+
+#[cfg(all(feature = "faults", not(debug_assertions)))]
+compile_error!(
+    "with the feature `faults` a worker can be told to be wrong: it is for tests, and not for a release"
+);
+
+#[cfg(feature = "faults")]
+mod armed;
+#[cfg(feature = "faults")]
+mod wrong;
+
+#[cfg(feature = "faults")]
+pub use armed::{FaultsError, arm};
+#[cfg(feature = "faults")]
+pub(crate) use armed::{midway, point, soon};
+#[cfg(feature = "faults")]
+pub use wrong::Variant;
+#[cfg(feature = "faults")]
+pub(crate) use wrong::{policy, sql, verdict};
+
+/// Where a worker may die or freeze: every place at which it knows or has done something that the world does not know yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Point {
+    /// `during-claim`: the claim has been asked for, and its answer not been read. It may stand.
+    DuringClaim,
+    /// `after-claim`: jobs are claimed, and nothing else has happened.
+    AfterClaim,
+    /// `before-send`: the gate has opened, and no byte has left.
+    BeforeSend,
+    /// `handed-over`: the HTTP library has taken the request, and not written it.
+    HandedOver,
+    /// `in-flight`: the request left a few milliseconds ago.
+    InFlight,
+    /// `reply-read`: the answer is known, and in this process only.
+    ReplyRead,
+    /// `before-pause`: a pause is to be written.
+    BeforePause,
+    /// `after-pause`: it is written; the jobs that met the trouble are still held.
+    AfterPause,
+    /// `before-record`: a batch of outcomes is to be written.
+    BeforeRecord,
+    /// `during-record`: it has been sent to the database, and the answer not been read. It may stand.
+    DuringRecord,
+    /// `before-late-record`: some of the batch had lost their claims; what came late is to be written.
+    BeforeLateRecord,
+    /// `after-record`: it is written, and nobody here knows.
+    AfterRecord,
+    /// `during-rescue`: abandoned claims have been found, and are to be taken over.
+    DuringRescue,
+    /// `after-rescue`: they have been.
+    AfterRescue,
+    /// `during-upkeep`: messages have been expired and stale doubts set aside, and the rest of the round is to come.
+    DuringUpkeep,
+    /// `during-probe`: the provider says that the trouble is over, and the pause still holds.
+    DuringProbe,
+    /// `during-drain`: the worker is stopping, and what it had in flight is not on record.
+    DuringDrain,
+}
+
+#[cfg(feature = "faults")]
+impl Point {
+    /// Every one of them.
+    pub const ALL: [Self; 17] = [
+        Self::DuringClaim,
+        Self::AfterClaim,
+        Self::BeforeSend,
+        Self::HandedOver,
+        Self::InFlight,
+        Self::ReplyRead,
+        Self::BeforePause,
+        Self::AfterPause,
+        Self::BeforeRecord,
+        Self::DuringRecord,
+        Self::BeforeLateRecord,
+        Self::AfterRecord,
+        Self::DuringRescue,
+        Self::AfterRescue,
+        Self::DuringUpkeep,
+        Self::DuringProbe,
+        Self::DuringDrain,
+    ];
+
+    /// As the variable and the file of strikes spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DuringClaim => "during-claim",
+            Self::AfterClaim => "after-claim",
+            Self::BeforeSend => "before-send",
+            Self::HandedOver => "handed-over",
+            Self::InFlight => "in-flight",
+            Self::ReplyRead => "reply-read",
+            Self::BeforePause => "before-pause",
+            Self::AfterPause => "after-pause",
+            Self::BeforeRecord => "before-record",
+            Self::DuringRecord => "during-record",
+            Self::BeforeLateRecord => "before-late-record",
+            Self::AfterRecord => "after-record",
+            Self::DuringRescue => "during-rescue",
+            Self::AfterRescue => "after-rescue",
+            Self::DuringUpkeep => "during-upkeep",
+            Self::DuringProbe => "during-probe",
+            Self::DuringDrain => "during-drain",
+        }
+    }
+}
+
+#[cfg(not(feature = "faults"))]
+pub(crate) use absent::{midway, point, policy, soon, sql, verdict};
+
+/// What is left of all this in a release: nothing.
+#[cfg(not(feature = "faults"))]
+mod absent {
+    use super::Point;
+    use crate::lifecycle::{Policy, Verdict};
+
+    #[inline(always)]
+    pub(crate) const fn point(_: Point) {}
+
+    #[inline(always)]
+    pub(crate) const fn soon(_: Point) {}
+
+    #[inline(always)]
+    pub(crate) fn midway<F: Future>(_: Point, work: F) -> F {
+        work
+    }
+
+    #[inline(always)]
+    pub(crate) const fn sql(statement: &'static str) -> &'static str {
+        statement
+    }
+
+    #[inline(always)]
+    pub(crate) const fn policy(policy: Policy) -> Policy {
+        policy
+    }
+
+    #[inline(always)]
+    pub(crate) fn verdict(verdict: Verdict) -> Verdict {
+        verdict
+    }
+}

@@ -1,0 +1,188 @@
+//! Workers that are wrong in a known way. A run that does not notice them proves nothing about the right one.
+
+use std::{collections::HashMap, sync::OnceLock, time::Duration};
+
+use crate::lifecycle::{Policy, Verdict};
+
+/// A way to be wrong that somebody has chosen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// `blind-resend`: no doubt is ever noted, so an unanswered request is repeated at any age.
+    BlindResend,
+    /// `no-marker`: a claim only postpones the job. That it may have been sent is written down afterwards, if at all.
+    NoMarker,
+    /// `record-without-token`: whoever has an answer writes it down, whoever holds the job, and whatever it has become.
+    RecordWithoutToken,
+    /// `doubt-is-failure`: no answer is taken for a refusal.
+    DoubtIsFailure,
+    /// `guard-too-long`: repeats are made as if the provider's guard stood for an hour.
+    GuardTooLong,
+    /// `rescue-by-age`: claims are taken over because they are old, although their leases still hold.
+    RescueByAge,
+    /// `no-rescue`: claims whose worker died are left alone.
+    NoRescue,
+    /// `no-limit`: jobs are claimed without slots.
+    NoLimit,
+    /// `no-expiry`: nobody looks at `expires_at`.
+    NoExpiry,
+}
+
+impl Variant {
+    /// Every one of them.
+    pub const ALL: [Self; 9] = [
+        Self::BlindResend,
+        Self::NoMarker,
+        Self::RecordWithoutToken,
+        Self::DoubtIsFailure,
+        Self::GuardTooLong,
+        Self::RescueByAge,
+        Self::NoRescue,
+        Self::NoLimit,
+        Self::NoExpiry,
+    ];
+
+    /// As the variable spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BlindResend => "blind-resend",
+            Self::NoMarker => "no-marker",
+            Self::RecordWithoutToken => "record-without-token",
+            Self::DoubtIsFailure => "doubt-is-failure",
+            Self::GuardTooLong => "guard-too-long",
+            Self::RescueByAge => "rescue-by-age",
+            Self::NoRescue => "no-rescue",
+            Self::NoLimit => "no-limit",
+            Self::NoExpiry => "no-expiry",
+        }
+    }
+
+    /// The one that is called so.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|variant| variant.name() == name)
+    }
+
+    /// What it says differently: statement, words, other words.
+    const fn rewrites(self) -> &'static [(&'static str, &'static str, &'static str)] {
+        const CLAIM: &str = include_str!("../outbox/claim.sql");
+        const ABANDONED: &str = include_str!("../outbox/abandoned.sql");
+        const EXPIRE: &str = include_str!("../outbox/expire.sql");
+        const RECORD_SENT: &str = include_str!("../outbox/record_sent.sql");
+        const RECORD_OTHER: &str = include_str!("../outbox/record_other.sql");
+        const HOLDS: &str = "AND job.token = answer.token AND job.status = 'sending'";
+        match self {
+            Self::DoubtIsFailure | Self::GuardTooLong => &[],
+            Self::BlindResend => &[(
+                RECORD_OTHER,
+                "CASE WHEN answer.doubt THEN coalesce(job.ambiguous_since, job.claimed_at)",
+                "CASE WHEN answer.doubt THEN NULL",
+            )],
+            Self::NoMarker => &[
+                (
+                    CLAIM,
+                    "SET status = 'sending',",
+                    "SET due_at = now() + $3 * interval '1 millisecond',",
+                ),
+                (
+                    CLAIM,
+                    "lease_until = now() + $3 * interval '1 millisecond'",
+                    "lease_until = NULL",
+                ),
+                (
+                    RECORD_OTHER,
+                    HOLDS,
+                    "AND job.status IN ('queued', 'sending')",
+                ),
+                (
+                    RECORD_SENT,
+                    HOLDS,
+                    "AND job.status IN ('queued', 'sending')",
+                ),
+            ],
+            Self::RecordWithoutToken => &[(RECORD_OTHER, HOLDS, ""), (RECORD_SENT, HOLDS, "")],
+            Self::RescueByAge => &[(
+                ABANDONED,
+                "lease_until <= now()",
+                "claimed_at <= now() - interval '100 milliseconds'",
+            )],
+            Self::NoRescue => &[(ABANDONED, "lease_until <= now()", "false")],
+            Self::NoLimit => &[
+                (CLAIM, "WHERE $5 <= 0", "WHERE $5 IS NOT NULL"),
+                (CLAIM, "WHERE $5 > 0 AND", "WHERE $5 < 0 AND"),
+            ],
+            Self::NoExpiry => &[
+                (CLAIM, "AND (expires_at IS NULL OR expires_at > now())", ""),
+                (
+                    CLAIM,
+                    "(extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms",
+                    "NULL::bigint AS expires_in_ms",
+                ),
+                (EXPIRE, "expires_at <= now()", "false"),
+            ],
+        }
+    }
+}
+
+/// What this process has become.
+struct Wrong {
+    variant: Variant,
+    statements: HashMap<&'static str, &'static str>,
+}
+
+static WRONG: OnceLock<Wrong> = OnceLock::new();
+
+/// # Panics
+/// When a statement no longer says what the variant would say differently: the variant has to follow the statement.
+pub(super) fn become_wrong(variant: Variant) {
+    let mut statements: HashMap<&'static str, &'static str> = HashMap::new();
+    for (statement, words, others) in variant.rewrites() {
+        let now = statements.get(statement).copied().unwrap_or(statement);
+        assert!(
+            now.contains(words),
+            "{} looks for {words:?} in a statement that no longer says it",
+            variant.name()
+        );
+        // Leaked: a statement is static, and a process becomes wrong once.
+        statements.insert(statement, now.replace(words, others).leak());
+    }
+    WRONG
+        .set(Wrong {
+            variant,
+            statements,
+        })
+        .ok();
+}
+
+fn variant() -> Option<Variant> {
+    WRONG.get().map(|wrong| wrong.variant)
+}
+
+/// The statement as this process says it.
+pub(crate) fn sql(statement: &'static str) -> &'static str {
+    WRONG
+        .get()
+        .and_then(|wrong| wrong.statements.get(statement).copied())
+        .unwrap_or(statement)
+}
+
+/// The policy that this process follows.
+pub(crate) fn policy(policy: Policy) -> Policy {
+    match variant() {
+        Some(Variant::BlindResend | Variant::GuardTooLong) => Policy {
+            guard_window: Duration::from_secs(3600),
+            ..policy
+        },
+        _ => policy,
+    }
+}
+
+/// What this process takes an answer for.
+pub(crate) fn verdict(verdict: Verdict) -> Verdict {
+    match (variant(), verdict) {
+        (Some(Variant::DoubtIsFailure), Verdict::Unclear { trouble, .. }) => {
+            Verdict::Refused(trouble)
+        }
+        (_, verdict) => verdict,
+    }
+}

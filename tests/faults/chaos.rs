@@ -1,0 +1,383 @@
+//! The run: everything goes wrong at once for a while, then nothing does, and then the evidence is read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sms_outbox::embedded::{Options, PrivatePostgres, Sources, start};
+use sms_outbox::faults::Point;
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::sync::mpsc;
+
+use crate::dice::Dice;
+use crate::evidence::{Evidence, Settings};
+use crate::fleet::{Fleet, Orders};
+use crate::plan::{self, Event, Message, Plan, Side, Size};
+use crate::producers::{Knowledge, Met, produce};
+use crate::proxy::Proxy;
+use crate::world::{self, Sandbox};
+
+const PRODUCERS: usize = 4;
+/// Several times what it takes: the last doubts have to settle or to grow too old.
+const DRAINED_WITHIN: Duration = Duration::from_secs(90);
+const LIMIT: usize = 100;
+
+/// The workers' window of 20 s, the longest that a worker is frozen (6 s) and a request's time lie within the provider's
+/// guard. In production a window of 8 minutes lies within a guard of 10, and holds 8 leases too.
+const GUARD: Duration = Duration::from_secs(30);
+const FLAGS: [(&str, &str); 11] = [
+    ("--request-timeout", "1s"),
+    ("--connect-timeout", "500ms"),
+    ("--lease", "2500ms"),
+    ("--settle-delay", "300ms"),
+    ("--guard-window", "20s"),
+    ("--backoff-base", "200ms"),
+    ("--backoff-cap", "2s"),
+    ("--poll-interval", "100ms"),
+    ("--shutdown-grace", "5s"),
+    ("--rate-per-second", "100"),
+    ("--concurrency", "16"),
+];
+pub const SETTINGS: Settings = Settings {
+    limit: LIMIT,
+    request_timeout_us: 1_000_000,
+    settle_delay_us: 300_000,
+    guard_window_us: 20_000_000,
+    asking_takes_us: 4_000_000,
+};
+
+/// About a fifth of the requests.
+const PROVIDER_FAULTS: [&str; 15] = [
+    "refuse@0.01",
+    "accept-drop@0.03",
+    "accept-reset@0.02",
+    "accept-stall@0.02",
+    "accept-http:502@0.02",
+    "accept-garbage@0.01",
+    "accept-cut@0.01",
+    "accept-cut-body@0.01",
+    "accept-empty@0.01",
+    "accept-late:1500ms@0.01",
+    "http:503@0.02",
+    "drop@0.01",
+    "stall@0.01",
+    "answer:503@0.01",
+    "delay:200ms-900ms@0.02",
+];
+
+/// What was done, and what came of it.
+pub struct Outcome {
+    pub evidence: Evidence,
+    pub injected: BTreeMap<&'static str, usize>,
+    pub struck: BTreeMap<&'static str, usize>,
+    pub missing: Vec<Point>,
+    pub met: Met,
+    pub workers: usize,
+    pub stats: Value,
+    /// When the faults stopped, in microseconds since 1970.
+    pub quiet_at: i64,
+    pub lasted: Duration,
+    pub drained_after: Duration,
+}
+
+/// A server that says when each transaction was committed. Durable, because it is going to be killed.
+pub async fn postgres() -> PrivatePostgres {
+    let mut options = Options::new(Sources::from_env());
+    options.connections = 200;
+    options.settings = vec![("track_commit_timestamp".to_owned(), "on".to_owned())];
+    start(&options)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The same database, seen from elsewhere.
+fn through(url: &str, proxy: SocketAddr) -> String {
+    let (before, rest) = url.rsplit_once('@').expect("a password");
+    let (_, database) = rest.split_once('/').expect("a database");
+    format!("{before}@{proxy}/{database}")
+}
+
+fn port_of(url: &str) -> u16 {
+    let (_, rest) = url.rsplit_once(':').expect("a port");
+    let (port, _) = rest.split_once('/').expect("a database");
+    port.parse().expect("a number")
+}
+
+/// Crashes and restarts, in a task of their own: everything else goes on meanwhile.
+async fn mistreat(
+    mut postgres: PrivatePostgres,
+    mut events: mpsc::UnboundedReceiver<Event>,
+) -> PrivatePostgres {
+    while let Some(event) = events.recv().await {
+        if let Event::Crash(away) = event {
+            postgres.crash().await.expect("our own server");
+            tokio::time::sleep(away).await;
+        }
+        postgres
+            .restart()
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+    }
+    postgres
+}
+
+pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcome {
+    let began = Instant::now();
+    let plan = Plan::draw(seed, size);
+    let dice = Dice::new(seed);
+    let postgres = postgres().await;
+    let url = postgres.url("faults");
+    let pool = world::database(&postgres.admin_url(), &url, "faults").await;
+    let sandbox = Sandbox::start(
+        folder.join("ledger"),
+        seed,
+        GUARD,
+        &["--latency", "10ms-40ms"],
+    )
+    .await;
+    sandbox.set_faults(&PROVIDER_FAULTS, false).await;
+    let database = Proxy::start((Ipv4Addr::LOCALHOST, port_of(&url)).into()).await;
+    let provider = Proxy::start(sandbox.address).await;
+    let orders = Orders {
+        database_url: through(&url, database.address()),
+        provider_url: format!("http://{}", provider.address()),
+        flags: FLAGS
+            .iter()
+            .flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()])
+            .collect(),
+        variant: None,
+    };
+    let (trouble, troubles) = mpsc::unbounded_channel();
+    let mut run = Run {
+        fleet: Fleet::new(orders, workers, dice.part("fleet"), folder),
+        dice: dice.part("victims"),
+        injected: BTreeMap::new(),
+        pool: pool.clone(),
+        sandbox,
+        database,
+        provider,
+        trouble,
+    };
+    let mistreating = tokio::spawn(mistreat(postgres, troubles));
+    let knowledge = Knowledge::default();
+    let mut messages = plan.messages.clone();
+    let start = Instant::now();
+    let mut producing = tokio::task::JoinSet::new();
+    for n in 0..PRODUCERS {
+        let own = plan
+            .messages
+            .iter()
+            .skip(n)
+            .step_by(PRODUCERS)
+            .cloned()
+            .collect();
+        producing.spawn(produce(
+            url.clone(),
+            pool.clone(),
+            own,
+            Knowledge::clone(&knowledge),
+            start,
+        ));
+    }
+
+    let mut events = plan.events.iter().peekable();
+    // What finds nobody to happen to (all workers are down, or the database is) waits for its moment.
+    let mut waiting: Vec<&Event> = Vec::new();
+    let patience = plan.lasts + Duration::from_secs(30);
+    while start.elapsed() < plan.lasts
+        || (!(waiting.is_empty() && events.peek().is_none()) && start.elapsed() < patience)
+    {
+        while let Some((_, event)) = events.next_if(|(at, _)| *at <= start.elapsed()) {
+            waiting.push(event);
+        }
+        for event in std::mem::take(&mut waiting) {
+            if !run.inject(event).await {
+                waiting.push(event);
+            }
+        }
+        run.fleet.tend().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Every failpoint has to strike. Those that have not are given further occasions, and messages to strike at.
+    let mut encore = dice.part("encore");
+    let mut rounds = 0;
+    while !run.fleet.missing().is_empty() && rounds < 20 {
+        let further = encore_messages(&mut encore, 20, &plan, rounds, start.elapsed());
+        messages.extend(further.iter().cloned());
+        producing.spawn(produce(
+            url.clone(),
+            pool.clone(),
+            further,
+            Knowledge::clone(&knowledge),
+            start,
+        ));
+        for event in [
+            Event::AccountTrouble("answer:402*2"),
+            Event::Freeze(Duration::from_millis(3_500)),
+            Event::Stop,
+        ] {
+            run.inject(&event).await;
+        }
+        for _ in 0..150 {
+            run.fleet.tend().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        rounds += 1;
+    }
+
+    let Run {
+        mut fleet,
+        injected,
+        sandbox,
+        trouble,
+        database,
+        provider,
+        ..
+    } = run;
+    drop(trouble);
+    let postgres = mistreating.await.expect("the server came back");
+    sandbox.set_faults(&[], false).await;
+    let (quiet, quiet_at) = (Instant::now(), chrono::Utc::now().timestamp_micros());
+    fleet.recover().await;
+    let met = producing
+        .join_all()
+        .await
+        .into_iter()
+        .fold(Met::default(), |sum, one| Met {
+            committed: sum.committed + one.committed,
+            rolled_back: sum.rolled_back + one.rolled_back,
+            broken: sum.broken + one.broken,
+        });
+    wait_until_drained(&pool, DRAINED_WITHIN).await;
+    let drained_after = quiet.elapsed();
+    fleet.disband().await;
+    drop((database, provider));
+
+    let stats = sandbox.stats().await;
+    let told: HashMap<_, _> = knowledge
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let mut lines = std::mem::take(&mut fleet.lines);
+    lines.extend(sandbox.process.lines());
+    let missing = fleet.missing();
+    let evidence = Evidence::read(
+        SETTINGS,
+        messages,
+        told,
+        &pool,
+        &sandbox,
+        lines,
+        fleet.broken,
+    )
+    .await;
+    sandbox.process.stop().await;
+    pool.close().await;
+    postgres.stop().await.expect("it stops in order");
+    Outcome {
+        evidence,
+        injected,
+        struck: fleet.struck,
+        missing,
+        met,
+        workers: fleet.started,
+        stats,
+        quiet_at,
+        lasted: began.elapsed(),
+        drained_after,
+    }
+}
+
+/// Plain messages, written at once.
+fn encore_messages(
+    dice: &mut Dice,
+    count: usize,
+    plan: &Plan,
+    round: usize,
+    now: Duration,
+) -> Vec<Message> {
+    (0..count)
+        .map(|n| Message {
+            at: now,
+            ..plan::plain(dice, 100_000 + plan.messages.len() + count * round + n)
+        })
+        .collect()
+}
+
+/// Waits until nothing is queued or being sent; says whether that came in time.
+pub async fn wait_until_drained(pool: &PgPool, within: Duration) -> bool {
+    let began = Instant::now();
+    let left = "SELECT count(*) FROM sms_outbox.jobs WHERE status IN ('queued', 'sending')";
+    while began.elapsed() < within {
+        let found: Result<i64, _> = sqlx::query_scalar(left).fetch_one(pool).await;
+        if matches!(found, Ok(0)) {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    false
+}
+
+/// What events happen to.
+struct Run {
+    fleet: Fleet,
+    dice: Dice,
+    injected: BTreeMap<&'static str, usize>,
+    pool: PgPool,
+    sandbox: Sandbox,
+    database: Proxy,
+    provider: Proxy,
+    trouble: mpsc::UnboundedSender<Event>,
+}
+
+impl Run {
+    /// `false` if there was nobody for it to happen to.
+    async fn inject(&mut self, event: &Event) -> bool {
+        let (name, done) = match event {
+            Event::Kill => ("kill -9 of a worker", self.fleet.kill()),
+            Event::Freeze(length) => ("worker frozen (SIGSTOP)", self.fleet.freeze(*length)),
+            Event::Stop => ("worker stopped in order", self.fleet.stop()),
+            Event::Crash(_) => ("Postgres killed", self.trouble.send(event.clone()).is_ok()),
+            Event::Restart => (
+                "Postgres restarted",
+                self.trouble.send(event.clone()).is_ok(),
+            ),
+            Event::KillBackend => ("database session ended", self.kill_backend().await),
+            Event::Cut(Side::Database, cut) => (
+                "connection to the database cut",
+                self.database.cut(*cut, &mut self.dice),
+            ),
+            Event::Cut(Side::Provider, cut) => (
+                "connection to the provider cut",
+                self.provider.cut(*cut, &mut self.dice),
+            ),
+            Event::ProviderAway(length) => {
+                self.sandbox.away(*length).await;
+                ("provider away", true)
+            }
+            Event::AccountTrouble(fault) => {
+                self.sandbox.set_faults(&[fault], true).await;
+                ("trouble of the account", true)
+            }
+        };
+        *self.injected.entry(name).or_default() += usize::from(done);
+        done
+    }
+
+    /// `false` while the database is away.
+    async fn kill_backend(&mut self) -> bool {
+        let chosen = self.dice.below(1_000);
+        let sql = format!(
+            "WITH ours AS (SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'sms-outbox %' ORDER BY pid)
+             SELECT pg_terminate_backend(pid) FROM ours
+             OFFSET {chosen} % greatest((SELECT count(*) FROM ours), 1) LIMIT 1"
+        );
+        let asked = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_optional(&self.pool);
+        let answer: Result<Result<Option<bool>, _>, _> =
+            tokio::time::timeout(Duration::from_millis(500), asked).await;
+        matches!(answer, Ok(Ok(Some(true))))
+    }
+}
