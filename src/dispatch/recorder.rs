@@ -69,14 +69,37 @@ impl Recorder {
                     wait.await;
                 }
             }
-            // A pause comes before the jobs go back to the queue, or they would be claimed once more in between.
-            for entry in &batch {
-                self.pause(entry).await;
-            }
             let mut all = std::mem::take(&mut again.0);
             all.append(&mut batch);
-            again = self.write(all).await;
+            let (ready, held) = self.pauses(all).await;
+            again = self.write(ready).await;
+            if let Some((entries, wait)) = held {
+                again.0.extend(entries);
+                again.1 = again.1.max(wait);
+            }
         }
+    }
+
+    /// A pause comes before the jobs that met it go back to the queue, or they would be claimed once more in between. Where
+    /// one cannot be begun now, its jobs wait with it, and hold up no other outcome. Returns what can be written down, and
+    /// what cannot yet, with the time to wait before it is tried again.
+    async fn pauses(&self, entries: Vec<Entry>) -> (Vec<Entry>, Option<(Vec<Entry>, Duration)>) {
+        let mut ready = Vec::with_capacity(entries.len());
+        let mut held: Option<(Vec<Entry>, Duration)> = None;
+        for mut entry in entries {
+            match &mut held {
+                // One refusal is enough to know; each may take its whole deadline.
+                Some((held, _)) if entry.pause.is_some() => held.push(entry),
+                _ => match self.pause(&entry).await {
+                    Ok(()) => {
+                        entry.pause = None;
+                        ready.push(entry);
+                    }
+                    Err(wait) => held = Some((vec![entry], wait)),
+                },
+            }
+        }
+        (ready, held)
     }
 
     /// Writes down what can be written, and returns the rest with the time to wait before it is tried again.
@@ -129,9 +152,10 @@ impl Recorder {
         (rest, wait)
     }
 
-    async fn pause(&self, entry: &Entry) {
+    /// Begins the pause of this outcome, if it has one. `Err`: not now, and how long to wait.
+    async fn pause(&self, entry: &Entry) -> Result<(), Duration> {
         let Some(Pause { scope, lasts }) = &entry.pause else {
-            return;
+            return Ok(());
         };
         let trouble = match &entry.record.settlement {
             Settlement::GiveBack {
@@ -143,7 +167,7 @@ impl Recorder {
             | Settlement::Uncertain(trouble) => trouble,
             Settlement::GiveBack { trouble: None, .. }
             | Settlement::Sent { .. }
-            | Settlement::Expired => return,
+            | Settlement::Expired => return Ok(()),
         };
         let order = PauseOrder {
             account: &entry.account,
@@ -159,37 +183,32 @@ impl Recorder {
             lasts: *lasts,
             probing: lasts.is_none().then_some(self.probing),
         };
-        loop {
-            faults::point(Point::BeforePause);
-            match self.outbox.pause(&order).await {
-                Ok(begun) => {
-                    faults::point(Point::AfterPause);
-                    self.outage.over();
-                    if let Some(strikes) = begun {
-                        self.metrics.pause_begun(&entry.account, *scope);
-                        let code = trouble.code;
-                        let lasts_ms = lasts.map(in_ms);
-                        let end = match lasts {
-                            Some(_) => "until the time is over that the provider asks for",
-                            None => "no attempt is spent, and a probe ends it",
-                        };
-                        tracing::warn!(
-                            account = %entry.account, scope = scope.as_str(), sender = order.sender,
-                            error.class = %trouble.class, error.code = code, strikes, lasts_ms,
-                            reason = %trouble.message, "paused; {end}"
-                        );
-                    }
-                    return;
-                }
-                Err(error) if !error.blames_the_row() => {
-                    tokio::time::sleep(self.outage.failed(&error)).await;
-                }
-                Err(error) => {
-                    tracing::error!(account = %entry.account, error = %chain(&error), "a pause cannot be recorded");
-                    return;
+        faults::point(Point::BeforePause);
+        match self.outbox.pause(&order).await {
+            Ok(begun) => {
+                faults::point(Point::AfterPause);
+                self.outage.over();
+                if let Some(strikes) = begun {
+                    self.metrics.pause_begun(&entry.account, *scope);
+                    let code = trouble.code;
+                    let lasts_ms = lasts.map(in_ms);
+                    let end = match lasts {
+                        Some(_) => "until the time is over that the provider asks for",
+                        None => "no attempt is spent, and a probe ends it",
+                    };
+                    tracing::warn!(
+                        account = %entry.account, scope = scope.as_str(), sender = order.sender,
+                        error.class = %trouble.class, error.code = code, strikes, lasts_ms,
+                        reason = %trouble.message, "paused; {end}"
+                    );
                 }
             }
+            Err(error) if !error.blames_the_row() => return Err(self.outage.failed(&error)),
+            Err(error) => {
+                tracing::error!(account = %entry.account, error = %chain(&error), "a pause cannot be recorded");
+            }
         }
+        Ok(())
     }
 }
 

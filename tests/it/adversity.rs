@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use sms_outbox::outbox::Outbox;
-
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{FakeProvider, Reply, SEND, in_order};
+use crate::support::provider::{FakeProvider, Hold, Reply, SEND, in_order};
 use crate::support::worker::{
-    Worker, execute, insert, insert_many, jobs, wait_for_count, wait_for_status, wait_for_statuses,
+    Process, Worker, execute, insert, insert_many, jobs, wait_for_count, wait_for_job,
+    wait_for_status, wait_for_statuses,
 };
 
 #[tokio::test]
@@ -56,6 +55,54 @@ async fn answers_outlast_a_database_that_cannot_write_for_a_while() {
 }
 
 #[tokio::test]
+async fn a_pause_that_cannot_be_begun_for_a_while_holds_up_no_other_outcome() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let hold = Hold::new();
+    let held = hold.clone();
+    let mut refusals = 0;
+    let provider = FakeProvider::scripted(move |request| match request.text() {
+        "accepted" => in_order(request).held(&held),
+        "refused" if refusals == 0 => {
+            refusals += 1;
+            Reply::code(401, 401)
+        }
+        _ => in_order(request),
+    });
+    execute(
+        pool,
+        "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full';
+         END $$;
+         CREATE TRIGGER disk_full BEFORE INSERT ON sms_outbox.pauses
+             FOR EACH ROW EXECUTE FUNCTION disk_full();",
+    )
+    .await;
+    let accepted = insert(pool, &[("body", "'accepted'")]).await;
+    let worker = Process::worker(&database.url(), &provider.url(), &[]);
+    provider.wait_for_orders(1).await;
+    let refused = insert(pool, &[("body", "'refused'")]).await;
+    worker.wait_for_line("while pausing").await;
+    hold.release();
+    let job = wait_for_status(pool, accepted, "sent").await;
+    assert!(job.attempt == 1 && job.order_id.is_some(), "{job:?}");
+    assert_eq!(
+        jobs(pool, &[refused]).await[0].status,
+        "sending",
+        "it would be claimed again at once"
+    );
+    execute(pool, "DROP TRIGGER disk_full ON sms_outbox.pauses").await;
+    let job = wait_for_status(pool, refused, "sent").await;
+    assert_eq!(job.attempt, 1, "the pause cost no attempt");
+    let lines = worker.stop().await;
+    assert!(
+        lines.iter().any(|line| line.contains(" paused; ")),
+        "{lines:#?}"
+    );
+    assert_eq!(provider.orders().len(), 3);
+}
+
+#[tokio::test]
 async fn one_message_that_a_firewall_objects_to_does_not_hold_its_account() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
@@ -72,12 +119,11 @@ async fn one_message_that_a_firewall_objects_to_does_not_hold_its_account() {
     wait_for_count(pool, "SELECT count(*) FROM sms_outbox.pauses", |n| n == 1).await;
     let others = insert_many(pool, 30, &[]).await;
     wait_for_statuses(pool, &others, "sent").await;
-    let job = Outbox::new(pool.clone())
-        .job(alone)
-        .await
-        .expect("the database answers")
-        .expect("it is there");
-    assert_eq!((job.status.as_str(), job.attempt), ("queued", 0));
+    // It may be on its way once more at this very moment.
+    wait_for_job(pool, alone, "it is back, with its attempt", |job| {
+        (job.status.as_str(), job.attempt) == ("queued", 0)
+    })
+    .await;
     worker.stop().await;
 }
 
