@@ -444,7 +444,7 @@ impl Dispatch {
         lane: &Lane,
         claim: &Claim,
         letter: &Letter,
-        _permit: Permit,
+        permit: Permit,
     ) -> (Decision, Option<Evidence>) {
         let order = Order {
             sender: &claim.sender,
@@ -452,7 +452,11 @@ impl Dispatch {
             body: &claim.body,
             iys: letter.iys,
             send_at: claim.provider_send_at.and_then(Result::ok),
-            not_after: claim.expires_in.map(|left| claim.asked + left),
+            not_after: Some(
+                claim
+                    .expires_in
+                    .map_or(permit.until, |left| permit.until.min(claim.asked + left)),
+            ),
         };
         faults::point(Point::BeforeSend);
         let outcome = self.provider.send(&lane.credentials, &order).await;

@@ -18,7 +18,11 @@ const HORIZON: Duration = Duration::from_millis(60);
 const SLACK: Duration = Duration::from_millis(20);
 
 /// The right to make one request. Made by the gate, consumed by sending.
-pub(super) struct Permit(());
+pub(super) struct Permit {
+    /// The gate has made sure that a request which is over by then fits into lease and guard. Connecting takes time, and a
+    /// process may be frozen right behind the gate: what has not left by then must not leave at all.
+    pub(super) until: Instant,
+}
 
 /// Why the gate let a claim not through.
 pub(super) enum Held {
@@ -77,6 +81,7 @@ impl Dispatch {
             if self.stop.is_cancelled() {
                 return Err(Held::Stopping);
             }
+            let until = Instant::now() + self.settings.policy.request_timeout;
             match self.settings.policy.admit(&situation(claim)) {
                 Admission::Send => {}
                 refused => return Err(Held::Refused(refused)),
@@ -86,7 +91,7 @@ impl Dispatch {
                     .as_ref()
                     .is_some_and(|slot| slot.still_open(Instant::now()))
             {
-                return Ok(Permit(()));
+                return Ok(Permit { until });
             }
             // Forfeited: leaving now could meet another's slot in one second.
             if slot.is_some() {
