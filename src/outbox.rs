@@ -36,6 +36,9 @@ pub use reconcile::{Candidate, Search};
 pub use record::{Content, Evidence, Observer, Record, Recorded};
 pub use rescue::Abandoned;
 
+/// A connection that has answered nothing for so long, to a question that takes no time, is not fit for use.
+const SILENT_AFTER: Duration = Duration::from_secs(5);
+
 /// A handle on the outbox in one database; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Outbox {
@@ -202,15 +205,17 @@ impl Outbox {
         doing: &'static str,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, OutboxError> {
-        let too_late = |_| OutboxError::Deadline {
+        let too_late = || OutboxError::Deadline {
             doing,
             deadline: self.deadline,
         };
-        let acquired = tokio::time::timeout(self.deadline, self.ways.acquire())
-            .await
-            .map_err(too_late)?;
-        let (connection, shared) =
-            acquired.map_err(|source| OutboxError::from_sqlx(doing, source))?;
+        let acquired = tokio::time::timeout(self.deadline, self.ways.acquire()).await;
+        let (connection, shared) = match acquired {
+            Ok(Ok(acquired)) => acquired,
+            // The pool's own limit is the same, and either may be reached first.
+            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => return Err(too_late()),
+            Ok(Err(source)) => return Err(OutboxError::from_sqlx(doing, source)),
+        };
         let mut connection = Unanswered(Some(connection));
         let done = async {
             if !shared {
@@ -239,7 +244,7 @@ impl Outbox {
         };
         let result = tokio::time::timeout(self.deadline, done)
             .await
-            .map_err(too_late)?;
+            .map_err(|_| too_late())?;
         connection.answered();
         result.map_err(|source| OutboxError::from_sqlx(doing, source))
     }
@@ -257,8 +262,13 @@ impl Unanswered {
             .expect("the connection is there until it is given back")
     }
 
+    /// The driver asks the server once more before it takes a connection back, and waits for that answer for as long as the
+    /// kernel does: a quarter of an hour, if the path has died. Meanwhile its place would be nobody's.
     fn answered(mut self) {
-        drop(self.0.take());
+        if let Some(mut connection) = self.0.take() {
+            let given_back = connection.return_to_pool();
+            tokio::spawn(tokio::time::timeout(SILENT_AFTER, given_back));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use sqlx::{
 };
 
 use super::{
-    Outbox, OutboxError,
+    Outbox, OutboxError, SILENT_AFTER,
     installation::Watch,
     pooler::{MARK, PgBouncer, Ways, ask_for_the_mark, mark},
 };
@@ -190,7 +190,7 @@ pub fn guard_against_lost_writes(options: PgPoolOptions) -> PgPoolOptions {
                 // Inside an open transaction now() stands still at its start; outside, each statement starts its own.
                 // The simple protocol leaves no prepared statement behind, as PgBouncer demands.
                 let probe = connection.fetch_one("SELECT now() = statement_timestamp()");
-                match tokio::time::timeout(Duration::from_secs(5), probe).await {
+                match tokio::time::timeout(SILENT_AFTER, probe).await {
                     Ok(Ok(row)) => row.try_get::<bool, _>(0),
                     // Broken or silent: not fit for use either.
                     Ok(Err(_)) | Err(_) => Ok(false),

@@ -103,8 +103,38 @@ impl ConnectOptions {
             }
             _ => MigrationError::Database(error),
         })?;
-        let doing = |source| OutboxError::from_sqlx("examining the server", source);
+        let examined = tokio::time::timeout(self.deadline, self.examine(&mut connection)).await;
+        let before = examined.map_err(|_| OutboxError::Deadline {
+            doing: EXAMINING,
+            deadline: self.deadline,
+        })??;
+        let mut migrator = migrator();
+        // CREATE SCHEMA IF NOT EXISTS asks for the right to create even where nothing is to be created.
+        if before.is_none() {
+            migrator.create_schema("sms_outbox");
+        }
+        // A migration may take its time, and another one that is under way may be waited for. A server that has fallen silent
+        // is not.
+        tokio::select! {
+            migrated = migrator.run_direct(None, &mut connection, false) => {
+                migrated.map_err(|error| match error {
+                    MigrateError::VersionMissing(found) => MigrationError::Newer {
+                        found,
+                        known: known_version(),
+                    },
+                    other => MigrationError::Migrate(other),
+                })?;
+            }
+            silence = self.silence() => return Err(silence.into()),
+        }
+        // A failure to say goodbye changes nothing about what was done.
+        connection.close().await.ok();
+        Ok((before, known_version()))
+    }
 
+    /// Whether the server will do; and the version that the schema has, `None` if there is none.
+    async fn examine(&self, connection: &mut PgConnection) -> Result<Option<i64>, MigrationError> {
+        let doing = |source| OutboxError::from_sqlx(EXAMINING, source);
         let server = connection
             .fetch_one("SHOW server_version_num")
             .await
@@ -114,32 +144,39 @@ impl ConnectOptions {
             return Err(MigrationError::ServerTooOld { found: number });
         }
         if self.pgbouncer == PgBouncer::Between
-            || !holds_a_session(&mut connection).await.map_err(doing)?
+            || !holds_a_session(connection).await.map_err(doing)?
         {
             return Err(MigrationError::Pooled);
         }
+        Ok(applied_version(connection).await.map_err(doing)?)
+    }
 
-        let before = applied_version(&mut connection).await.map_err(doing)?;
-        let mut migrator = migrator();
-        // CREATE SCHEMA IF NOT EXISTS asks for the right to create even where nothing is to be created.
-        if before.is_none() {
-            migrator.create_schema("sms_outbox");
+    /// Ends when new connections have got no answer three times in a row. A server that has no place for another one does
+    /// answer.
+    async fn silence(&self) -> OutboxError {
+        let mut unanswered = 0;
+        loop {
+            tokio::time::sleep(self.deadline).await;
+            match self.knock().await {
+                Err(
+                    error @ (OutboxError::Deadline { .. }
+                    | OutboxError::Unreachable {
+                        source: sqlx::Error::Io(_),
+                        ..
+                    }),
+                ) => {
+                    unanswered += 1;
+                    if unanswered == 3 {
+                        return error;
+                    }
+                }
+                Ok(()) | Err(_) => unanswered = 0,
+            }
         }
-        migrator
-            .run_direct(None, &mut connection, false)
-            .await
-            .map_err(|error| match error {
-                MigrateError::VersionMissing(found) => MigrationError::Newer {
-                    found,
-                    known: known_version(),
-                },
-                other => MigrationError::Migrate(other),
-            })?;
-        // A failure to say goodbye changes nothing about what was done.
-        connection.close().await.ok();
-        Ok((before, known_version()))
     }
 }
+
+const EXAMINING: &str = "examining the server";
 
 async fn applied_version(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {
     let exists: bool = connection

@@ -112,6 +112,29 @@ fn no_call_to_the_outbox_opens_a_transaction() {
 }
 
 #[test]
+fn every_pool_is_guarded_against_lost_writes() {
+    let mut pools = 0;
+    for (file, code) in sources() {
+        let guarded = code
+            .matches("guard_against_lost_writes(PgPoolOptions::new())")
+            .count()
+            + code
+                .matches("guard_against_lost_writes(sqlx::postgres::PgPoolOptions::new())")
+                .count();
+        assert_eq!(
+            code.matches("PgPoolOptions::new(").count(),
+            guarded,
+            "src/{file}"
+        );
+        for unguarded in ["PgPool::connect", "PgPoolOptions::default", "Pool::<"] {
+            assert!(!code.contains(unguarded), "src/{file} says {unguarded:?}");
+        }
+        pools += guarded;
+    }
+    assert!(pools > 0, "they are made in another way now");
+}
+
+#[test]
 fn the_worker_and_the_sandbox_share_nothing() {
     check(
         &["sandbox"],

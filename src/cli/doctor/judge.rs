@@ -480,7 +480,8 @@ fn unanswered(account: &str, error: &ProbeError) -> Finding {
              of allowed addresses"
         }
         ErrorClass::Network | ErrorClass::Timeout => {
-            "is ILETIMERKEZI_BASE_URL right, and does a firewall let this machine out to it?"
+            "if others reach it, is ILETIMERKEZI_BASE_URL right, and does a firewall let this machine out to it? If nobody \
+             does, it is the provider's trouble: what is queued goes out by itself when it answers again"
         }
         ErrorClass::Unavailable | ErrorClass::RateLimited => {
             "it is the provider's trouble: try again in a while"

@@ -6,13 +6,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -82,6 +82,10 @@ pub enum Reply {
     Hangup,
     /// Nothing, for as long as the other side waits.
     Silence,
+    /// These bytes, and then nothing for as long as the other side waits.
+    Stall(Vec<u8>),
+    /// A whole answer, of whose body one byte a second comes.
+    Trickle { http: u16, body: Vec<u8> },
     /// Nothing until the hold is released, and then this.
     Held(Hold, Box<Reply>),
 }
@@ -173,6 +177,8 @@ impl Shared {
 pub struct FakeProvider {
     address: SocketAddr,
     shared: Arc<Shared>,
+    /// Connections that were made only to fill a queue.
+    uncounted: AtomicUsize,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -192,6 +198,15 @@ impl FakeProvider {
         address: SocketAddr,
         script: impl FnMut(&Request) -> Reply + Send + 'static,
     ) -> Self {
+        let listener = std::net::TcpListener::bind(address).expect("a free port");
+        Self::serve(listener, script)
+    }
+
+    fn serve(
+        listener: std::net::TcpListener,
+        script: impl FnMut(&Request) -> Reply + Send + 'static,
+    ) -> Self {
+        let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
             requests: Mutex::default(),
             script: Mutex::new(Box::new(script)),
@@ -200,7 +215,6 @@ impl FakeProvider {
             count: watch::Sender::new(0),
             end: CancellationToken::new(),
         });
-        let (told, tell) = mpsc::channel();
         let serving = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -208,17 +222,16 @@ impl FakeProvider {
                 .build()
                 .expect("a runtime needs only a few file descriptors");
             runtime.block_on(async {
-                let listener = TcpListener::bind(address).await.expect("a free port");
-                let address = listener.local_addr().expect("it is bound");
-                told.send(address).expect("someone waits for it");
+                listener.set_nonblocking(true).expect("a socket of ours");
+                let listener = TcpListener::from_std(listener).expect("a socket of ours");
                 let end = serving.end.clone();
                 let _ = end.run_until_cancelled(accept(listener, serving)).await;
             });
         });
-        let address = tell.recv().expect("the stand-in starts");
         Self {
             address,
             shared,
+            uncounted: AtomicUsize::new(0),
             thread: Some(thread),
         }
     }
@@ -262,7 +275,18 @@ impl FakeProvider {
 
     /// How many connections were accepted.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::SeqCst)
+        let uncounted = self.uncounted.load(Ordering::SeqCst);
+        let accepted = self.shared.connections.load(Ordering::SeqCst);
+        accepted.saturating_sub(uncounted)
+    }
+
+    /// Waits until so many connections have been accepted.
+    pub async fn wait_for_connections(&self, connections: usize) {
+        let began = Instant::now();
+        while self.connections() < connections {
+            assert!(began.elapsed() < DEADLINE, "waited in vain for connections");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until what has come in fulfils `enough`.
@@ -306,6 +330,64 @@ impl Drop for FakeProvider {
             // A panic over there has been printed there.
             let _ = thread.join();
         }
+    }
+}
+
+/// An address before which connections queue up and do not get in, as before a server that is overloaded: who connects waits.
+pub struct Door {
+    listener: std::net::TcpListener,
+    queue: Vec<std::net::TcpStream>,
+}
+
+impl Door {
+    /// Shut until it is [opened](Self::open).
+    pub fn shut() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket
+            .bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+            .expect("a free port");
+        let listener = socket.listen(0).and_then(TcpListener::into_std);
+        let listener = listener.expect("a socket that is bound");
+        let address = listener.local_addr().expect("it is bound");
+        // Whoever is let in although the queue has no length fills it.
+        let mut queue = Vec::new();
+        while let Ok(stream) =
+            std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100))
+        {
+            queue.push(stream);
+            assert!(queue.len() < 100, "this queue has no end");
+        }
+        Self { listener, queue }
+    }
+
+    pub fn url(&self) -> String {
+        let address = self.listener.local_addr().expect("it is bound");
+        format!("http://{address}")
+    }
+
+    /// Whether somebody waits before it.
+    pub fn has_someone(&self) -> bool {
+        let address = self.listener.local_addr().expect("it is bound");
+        let asking = format!(":{:04X} 02 ", address.port());
+        let connections = std::fs::read_to_string("/proc/net/tcp");
+        connections.expect("Linux tells").contains(&asking)
+    }
+
+    /// Waits until somebody waits before it.
+    pub async fn wait_for_someone(&self) {
+        let began = Instant::now();
+        while !self.has_someone() {
+            assert!(began.elapsed() < DEADLINE, "nobody came");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Lets everybody in: who waits gets through when its system tries again, within a few seconds.
+    pub fn open(self, script: impl FnMut(&Request) -> Reply + Send + 'static) -> FakeProvider {
+        let provider = FakeProvider::serve(self.listener, script);
+        // Those who only filled the queue are let in first, and leave.
+        provider.uncounted.store(self.queue.len(), Ordering::SeqCst);
+        provider
     }
 }
 
@@ -446,6 +528,19 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
                 closed(&mut stream, &mut buffer).await;
                 return;
             }
+            Reply::Stall(bytes) => {
+                stream.write_all(&bytes).await.ok();
+                closed(&mut stream, &mut buffer).await;
+                return;
+            }
+            Reply::Trickle { http, body } => {
+                let (mut read, mut write) = stream.split();
+                tokio::select! {
+                    () = trickle(&mut write, http, &body) => {}
+                    () = closed(&mut read, &mut buffer) => {}
+                }
+                return;
+            }
             Reply::Held(..) => unreachable!("unwrapped above"),
         };
         if written.is_err() {
@@ -488,7 +583,24 @@ async fn read_request(
     }
 }
 
+/// Answers as slowly as that takes.
+async fn trickle(stream: &mut (impl AsyncWrite + Unpin), http: u16, body: &[u8]) {
+    let head = format!(
+        "HTTP/1.1 {http} Whatever\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    if stream.write_all(head.as_bytes()).await.is_err() {
+        return;
+    }
+    for byte in body {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if stream.write_all(&[*byte]).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Waits until the other side closes.
-async fn closed(stream: &mut TcpStream, buffer: &mut Vec<u8>) {
+async fn closed(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) {
     while stream.read_buf(buffer).await.is_ok_and(|read| read > 0) {}
 }

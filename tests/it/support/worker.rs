@@ -216,7 +216,18 @@ impl Process {
     /// Waits for a line that contains `text`.
     pub async fn wait_for_line(&self, text: &str) {
         let began = Instant::now();
-        while !self.lines().iter().any(|line| line.contains(text)) {
+        let mut seen = 0;
+        loop {
+            // A worker that logs everything writes tens of thousands of lines: each of them is looked at once.
+            let said = {
+                let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+                let new = &lines[seen..];
+                seen = lines.len();
+                new.iter().any(|line| line.contains(text))
+            };
+            if said {
+                return;
+            }
             assert!(
                 began.elapsed() < DEADLINE,
                 "waited in vain for {text:?} in:\n{}",

@@ -1,0 +1,122 @@
+//! The wall clock of a worker decides nothing: it may jump by hours in either direction while the worker is at work.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::support::clock::{WallClock, hours};
+use crate::support::postgres::TestDatabase;
+use crate::support::provider::{FakeProvider, Guard, Hold, Reply, SEND, in_order};
+use crate::support::worker::{Process, insert, jobs, wait_for_status, wait_for_statuses};
+
+#[tokio::test]
+async fn a_wall_clock_that_jumps_by_hours_doubles_nothing_expires_nothing_and_holds_nothing_up() {
+    let clock = match WallClock::new() {
+        Ok(clock) => clock,
+        Err(why) => {
+            // Past the harness, which keeps back what a test that passes prints.
+            use std::io::Write as _;
+            let left_out = format!("\nLEFT OUT: no wall clock can be made to jump here: {why}\n");
+            std::io::stderr().write_all(left_out.as_bytes()).ok();
+            return;
+        }
+    };
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let jumps = [hours(5), hours(-7), hours(26), 0];
+    let holds: HashMap<i64, Hold> = jumps.map(|jump| (jump, Hold::new())).into();
+    let held = holds.clone();
+    let mut guard = Guard::default();
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let provider = FakeProvider::scripted(move |request| {
+        if request.path != SEND {
+            return in_order(request);
+        }
+        let text = request.text().to_owned();
+        let (kind, jump) = text.split_once(' ').expect("our own texts");
+        let n = seen.entry(text.clone()).or_default();
+        *n += 1;
+        match (kind, *n) {
+            ("held", _) => {
+                let hold = &held[&jump.parse().expect("our own texts")];
+                guard.take(request).held(hold)
+            }
+            ("lost", 1) => {
+                guard.take(request);
+                Reply::Hangup
+            }
+            ("throttled", 1) => Reply::text(429, "").with_header("retry-after", "1"),
+            _ => guard.take(request),
+        }
+    });
+    let environment = clock.environment();
+    let environment: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let flags = ["--rate-per-second", "50", "--settle-delay", "500ms"];
+    let worker = Process::worker_with(&database.url(), &provider.url(), &flags, &environment);
+    let far = insert(
+        pool,
+        &[
+            ("body", "'far 0'"),
+            ("due_at", "now() + interval '3 hours'"),
+        ],
+    )
+    .await;
+
+    for jump in jumps {
+        let mut ids = Vec::new();
+        for (kind, due) in [
+            // What a jump may find: a request in flight, a repeat that rests, a message before its moment, an account that
+            // was asked to slow down.
+            ("held", "now()"),
+            ("lost", "now()"),
+            ("waiting", "now() + interval '800 milliseconds'"),
+            ("throttled", "now() + interval '300 milliseconds'"),
+        ] {
+            let body = format!("'{kind} {jump}'");
+            let columns = [
+                ("body", body.as_str()),
+                ("due_at", due),
+                ("expires_at", "now() + interval '1 hour'"),
+            ];
+            ids.push(insert(pool, &columns).await);
+        }
+        provider
+            .wait("they are under way", |all| {
+                let came = |kind: &str| all.iter().any(|r| r.text() == format!("{kind} {jump}"));
+                came("held") && came("lost")
+            })
+            .await;
+        clock.set_ahead(jump);
+        wait_for_status(pool, ids[1], "sent").await;
+        holds[&jump].release();
+        wait_for_statuses(pool, &ids, "sent").await;
+        let attempts: Vec<i16> = jobs(pool, &ids)
+            .await
+            .iter()
+            .map(|job| job.attempt)
+            .collect();
+        assert_eq!(attempts, [1, 2, 1, 2], "{jump}");
+        let requests = ["held", "lost", "waiting", "throttled"]
+            .map(|kind| provider.orders_of(&format!("{kind} {jump}")).len());
+        assert_eq!(requests, [1, 2, 1, 2], "{jump}");
+
+        // So it did jump.
+        let expected = Utc::now() + TimeDelta::seconds(jump);
+        let said = worker.lines().pop().expect("it logs what it sends");
+        let moment = said.split(' ').next().unwrap_or_default();
+        let moment: DateTime<Utc> = moment
+            .parse()
+            .unwrap_or_else(|error| panic!("{error}: {said}"));
+        let off = (moment - expected).abs();
+        assert!(off < TimeDelta::minutes(5), "{jump} s ahead: {said}");
+    }
+    assert_eq!(
+        jobs(pool, &[far]).await[0].status,
+        "queued",
+        "not due for hours"
+    );
+    worker.stop().await;
+}
