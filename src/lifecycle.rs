@@ -495,6 +495,9 @@ pub enum Admission {
     Send,
     /// `expires_at` has come.
     Expired,
+    /// `expires_at` has come, and an unanswered earlier request may have been taken in time. The database ends it: ages are
+    /// upper bounds here, and a doubt must not be given up a moment before its time.
+    ExpiredInDoubt,
     /// The doubt about an earlier attempt is older than the provider's guard: a repeat could be a second message.
     DoubtTooOld,
     /// The answer could come after the lease has ended: someone else would hold the job by then.
@@ -510,9 +513,8 @@ impl Policy {
         if doubt_too_old {
             Admission::DoubtTooOld
         } else if expired {
-            // An unanswered earlier request may have been taken in time; nothing can be asked any more.
             if situation.doubt_age.is_some() {
-                Admission::DoubtTooOld
+                Admission::ExpiredInDoubt
             } else {
                 Admission::Expired
             }
@@ -922,7 +924,7 @@ mod tests {
             };
             assert_eq!(POLICY.admit(&situation), expected, "{situation:?}");
         };
-        use Admission::{DoubtTooOld, Expired, LeaseTooShort, Send};
+        use Admission::{DoubtTooOld, Expired, ExpiredInDoubt, LeaseTooShort, Send};
         check(0, None, None, Send);
         check(29, None, Some(Duration::from_millis(1)), Send);
         // Its answer could come when the lease has ended.
@@ -936,7 +938,7 @@ mod tests {
         check(0, Some(s(86_400)), Some(s(60)), DoubtTooOld);
         check(30, Some(s(450)), None, DoubtTooOld);
         // It expired with a request unanswered: nobody can say that it was not sent.
-        check(0, Some(s(1)), Some(Duration::ZERO), DoubtTooOld);
+        check(0, Some(s(1)), Some(Duration::ZERO), ExpiredInDoubt);
         check(30, Some(s(1)), None, LeaseTooShort);
     }
 

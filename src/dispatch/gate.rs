@@ -166,7 +166,9 @@ impl Held {
         match self {
             Self::Stopping | Self::Refused(Admission::Send) => back(Duration::ZERO),
             // Not at once again: a lease that hardly outlasts a request would be claimed and given back in circles.
-            Self::Twin | Self::Refused(Admission::LeaseTooShort) => back(Duration::from_secs(1)),
+            Self::Twin | Self::Refused(Admission::LeaseTooShort | Admission::ExpiredInDoubt) => {
+                back(Duration::from_secs(1))
+            }
             Self::Refused(Admission::Expired) => Settlement::Expired,
             Self::Refused(Admission::DoubtTooOld) => Settlement::Uncertain(Trouble::new(
                 ErrorClass::Timeout,

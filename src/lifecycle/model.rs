@@ -510,7 +510,7 @@ impl World {
             Admission::Send => return Worker::Admitted(claim, 0),
             Admission::Expired => Settlement::Expired,
             Admission::DoubtTooOld => Settlement::Uncertain(trouble()),
-            Admission::LeaseTooShort => Settlement::GiveBack {
+            Admission::LeaseTooShort | Admission::ExpiredInDoubt => Settlement::GiveBack {
                 delay: Duration::from_secs(1),
                 trouble: None,
             },

@@ -13,16 +13,12 @@ WITH held AS MATERIALIZED (
 ), candidates AS MATERIALIZED (
     SELECT row_number() OVER ()::integer AS place, due.id, due.weight, due.urgent
     FROM (
-        SELECT found.*
-        -- Each priority is probed by itself: one range over all of them could not stop early when the smaller priority is
-        -- full of rows that are not due yet. No ORDER BY above the probes: it would read, and lock, all four in full.
-        FROM (VALUES (0::smallint), (1::smallint), (2::smallint), (3::smallint)) AS lane (priority)
-        CROSS JOIN LATERAL (
-            SELECT id, cardinality(recipients) AS weight, priority = 0 AS urgent
+        SELECT * FROM (
+            SELECT id, cardinality(recipients) AS weight, true AS urgent
             FROM sms_outbox.jobs
             WHERE account = $1
               AND status = 'queued' AND NOT bulk AND parked IS NULL
-              AND priority = lane.priority
+              AND priority = 0
               AND due_at <= now()
               AND (expires_at IS NULL OR expires_at > now())
               -- Not `<> ALL`: where most rows have one sender, the planner would expect hardly any to pass, and read and sort
@@ -32,10 +28,45 @@ WITH held AS MATERIALIZED (
             ORDER BY due_at
             LIMIT $2
             FOR NO KEY UPDATE SKIP LOCKED
+        ) AS urgent
+        UNION ALL
+        -- A doubt can be settled only while the provider's guard stands: behind a long queue it would come too late.
+        SELECT * FROM (
+            SELECT id, cardinality(recipients), false
+            FROM sms_outbox.jobs
+            WHERE account = $1
+              AND status = 'queued' AND NOT bulk AND parked IS NULL
+              AND priority > 0 AND ambiguous_since IS NOT NULL
+              AND due_at <= now()
+              AND (expires_at IS NULL OR expires_at > now())
+              AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
+              AND NOT (iys AND (SELECT iys FROM held))
+            ORDER BY due_at
+            LIMIT $2
+            FOR NO KEY UPDATE SKIP LOCKED
+        ) AS doubtful
+        UNION ALL
+        SELECT found.*
+        -- Each priority is probed by itself: one range over all of them could not stop early when the smaller priority is
+        -- full of rows that are not due yet. No ORDER BY above the probes: it would read, and lock, all of them in full.
+        FROM (VALUES (1::smallint), (2::smallint), (3::smallint)) AS lane (priority)
+        CROSS JOIN LATERAL (
+            SELECT id, cardinality(recipients), false
+            FROM sms_outbox.jobs
+            WHERE account = $1
+              AND status = 'queued' AND NOT bulk AND parked IS NULL
+              AND priority = lane.priority AND ambiguous_since IS NULL
+              AND due_at <= now()
+              AND (expires_at IS NULL OR expires_at > now())
+              AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
+              AND NOT (iys AND (SELECT iys FROM held))
+            ORDER BY due_at
+            LIMIT $2
+            FOR NO KEY UPDATE SKIP LOCKED
         ) AS found
-        WHERE NOT (SELECT account FROM held)
-        LIMIT $2
     ) AS due
+    WHERE NOT (SELECT account FROM held)
+    LIMIT $2
 ), granted AS MATERIALIZED (
     SELECT id, place, 0 AS wait_us FROM candidates WHERE $5 <= 0
     UNION ALL

@@ -14,19 +14,34 @@ WITH held AS MATERIALIZED (
     -- Chosen without a lock: stepping over a locked row would let the second part of a list overtake the first, which
     -- another worker is just claiming.
     SELECT found.id
-    FROM (VALUES (0::smallint), (1::smallint), (2::smallint), (3::smallint)) AS lane (priority)
-    CROSS JOIN LATERAL (
-        SELECT id
-        FROM sms_outbox.jobs
-        WHERE account = $1
-          AND status = 'queued' AND bulk AND parked IS NULL
-          AND priority = lane.priority
-          AND due_at <= now()
-          AND (expires_at IS NULL OR expires_at > now())
-          AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
-          AND NOT (iys AND (SELECT iys FROM held))
-        ORDER BY due_at
-        LIMIT 1
+    FROM (
+        -- A doubt can be settled only while the provider's guard stands: behind other orders it would come too late.
+        (SELECT id
+         FROM sms_outbox.jobs
+         WHERE account = $1
+           AND status = 'queued' AND bulk AND parked IS NULL AND ambiguous_since IS NOT NULL
+           AND due_at <= now()
+           AND (expires_at IS NULL OR expires_at > now())
+           AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
+           AND NOT (iys AND (SELECT iys FROM held))
+         ORDER BY ambiguous_since
+         LIMIT 1)
+        UNION ALL
+        SELECT first.id
+        FROM (VALUES (0::smallint), (1::smallint), (2::smallint), (3::smallint)) AS lane (priority)
+        CROSS JOIN LATERAL (
+            SELECT id
+            FROM sms_outbox.jobs
+            WHERE account = $1
+              AND status = 'queued' AND bulk AND parked IS NULL
+              AND priority = lane.priority
+              AND due_at <= now()
+              AND (expires_at IS NULL OR expires_at > now())
+              AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
+              AND NOT (iys AND (SELECT iys FROM held))
+            ORDER BY due_at
+            LIMIT 1
+        ) AS first
     ) AS found
     WHERE NOT (SELECT account FROM held)
       -- Spares the unique index jobs_one_bulk_order_at_a_time an error in the log; it decides when two ask at once.

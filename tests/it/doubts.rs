@@ -11,7 +11,8 @@ use uuid::Uuid;
 use crate::support::postgres::TestDatabase;
 use crate::support::provider::{FakeProvider, Guard, Hold, Reply, Request, SEND, in_order};
 use crate::support::worker::{
-    Worker, execute, insert, insert_many, job, wait_for_count, wait_for_status, wait_for_statuses,
+    Worker, count, execute, insert, insert_many, job, wait_for_count, wait_for_status,
+    wait_for_statuses,
 };
 
 /// The ways in which an answer gets lost although the request was accepted.
@@ -420,4 +421,67 @@ async fn a_refusal_within_the_doubt_is_believed() {
         job.ambiguous_since.is_some(),
         "that there was a doubt is not forgotten"
     );
+}
+
+#[tokio::test]
+async fn a_doubt_is_settled_in_time_however_much_waits() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut lost_one = false;
+    let mut guard = Guard::default();
+    let provider = FakeProvider::scripted(move |request| {
+        if request.path != SEND {
+            return in_order(request);
+        }
+        let reply = guard.take(request);
+        if request.text() == "doubtful" && !lost_one {
+            lost_one = true;
+            return Reply::Hangup;
+        }
+        reply
+    });
+    let flags = [
+        "--rate-per-second",
+        "20",
+        "--request-timeout",
+        "1s",
+        "--guard-window",
+        "6s",
+    ];
+    let doubtful = insert(pool, &[("body", "'doubtful'")]).await;
+    // Ten seconds of work, all of it due before the repeat will be.
+    insert_many(pool, 200, &[]).await;
+    let worker = Worker::start(&database, &provider, &flags);
+    let sent = wait_for_status(pool, doubtful, "sent").await;
+    worker.stop().await;
+    assert!(sent.duplicate && sent.attempt == 2, "{sent:?}");
+    let waiting = "SELECT count(*) FROM sms_outbox.jobs WHERE status = 'queued'";
+    assert!(count(pool, waiting).await > 50, "the others still wait");
+}
+
+#[tokio::test]
+async fn a_bulk_orders_doubt_is_settled_before_other_bulk_orders() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let mut requests = 0;
+    let provider = FakeProvider::scripted(move |request| {
+        requests += usize::from(request.path == SEND);
+        if request.path == SEND && requests == 1 {
+            return Reply::Hangup;
+        }
+        in_order(request)
+    });
+    let many = "array(SELECT (905330000000 + i)::text FROM generate_series(1, 101) AS i)";
+    let ids = insert_many(pool, 4, &[("recipients", many)]).await;
+    // One more may have been claimed before the doubt was due again.
+    let worker = Worker::start(&database, &provider, &["--settle-delay", "1ms"]);
+    wait_for_statuses(pool, &ids, "sent").await;
+    worker.stop().await;
+    let texts: Vec<String> = provider
+        .orders()
+        .iter()
+        .map(|order| order.text().to_owned())
+        .collect();
+    let repeat = texts.iter().skip(1).position(|text| *text == texts[0]);
+    assert!(repeat.is_some_and(|place| place <= 1), "{texts:?}");
 }
