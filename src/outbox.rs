@@ -23,6 +23,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
 pub use claim::{Claim, Slots};
+use connect::STEADY_PLANS;
 pub use connect::{ConnectOptions, guard_against_lost_writes};
 pub use enqueue::{EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once};
 pub use examine::{Missing, Pooling, QueueFacts, SenderInUse, ServerFacts};
@@ -48,6 +49,8 @@ pub struct Outbox {
     deadline: Duration,
     /// When the server gives up on a statement, where it is told so with each call.
     statement_timeout_ms: u128,
+    /// Whether the planner is kept to its plans, with each call too.
+    steady_plans: bool,
 }
 
 /// Why a call to the database failed.
@@ -174,6 +177,7 @@ impl Outbox {
             watch: installation::Watch::default(),
             deadline: Duration::from_secs(10),
             statement_timeout_ms: 9_500,
+            steady_plans: false,
         }
     }
 
@@ -225,10 +229,15 @@ impl Outbox {
             // somebody else, who prepares something else. A transaction keeps it. The limits that a session of our own has
             // from its beginning come with it, in the same message.
             let ms = self.statement_timeout_ms;
-            let begin = format!(
+            let mut begin = format!(
                 "BEGIN; SET LOCAL statement_timeout = {ms}; SET LOCAL lock_timeout = {ms}; \
                  SET LOCAL idle_in_transaction_session_timeout = 60000"
             );
+            if self.steady_plans {
+                for (setting, value) in STEADY_PLANS {
+                    begin.push_str(&format!("; SET LOCAL {setting} = {value}"));
+                }
+            }
             connection.get().execute(AssertSqlSafe(begin)).await?;
             match work(connection.get()).await {
                 Ok(result) => {

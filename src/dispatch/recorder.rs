@@ -18,8 +18,7 @@ use crate::{
     outbox::{Outbox, PauseOrder, Probing, Record, Recorded},
 };
 
-/// The most outcomes that one statement records. The statement goes by the primary key whatever the statistics say, and pays
-/// for that with the square of their number: 3 ms for 100, 328 ms for 1,000.
+/// The most outcomes that one statement records: it finds each answer's place among them by looking through all.
 pub(super) const BATCH: usize = 100;
 
 /// An outcome, with everything that is held until it is on record.

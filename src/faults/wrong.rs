@@ -66,11 +66,14 @@ impl Variant {
     /// What it says differently: statement, words, other words.
     const fn rewrites(self) -> &'static [(&'static str, &'static str, &'static str)] {
         const CLAIM: &str = include_str!("../outbox/claim.sql");
+        const CLAIM_FREELY: &str = include_str!("../outbox/claim_freely.sql");
         const ABANDONED: &str = include_str!("../outbox/abandoned.sql");
         const EXPIRE: &str = include_str!("../outbox/expire.sql");
         const RECORD_SENT: &str = include_str!("../outbox/record_sent.sql");
         const RECORD_OTHER: &str = include_str!("../outbox/record_other.sql");
         const HOLDS: &str = "AND job.token = answer.token AND job.status = 'sending'";
+        const TOKEN: &str = "AND job.token = ($2::integer[])[array_position($1::uuid[], job.id)]";
+        const LEASED: &str = "AND job.lease_until IS NOT NULL";
         match self {
             Self::DoubtIsFailure | Self::GuardTooLong => &[],
             Self::BlindResend => &[(
@@ -95,12 +98,27 @@ impl Variant {
                     "AND job.status IN ('queued', 'sending')",
                 ),
                 (
+                    CLAIM_FREELY,
+                    "SET status = 'sending',",
+                    "SET due_at = now() + $3 * interval '1 millisecond',",
+                ),
+                (
+                    CLAIM_FREELY,
+                    "lease_until = now() + $3 * interval '1 millisecond'",
+                    "lease_until = NULL",
+                ),
+                (RECORD_SENT, TOKEN, ""),
+                (
                     RECORD_SENT,
-                    HOLDS,
+                    LEASED,
                     "AND job.status IN ('queued', 'sending')",
                 ),
             ],
-            Self::RecordWithoutToken => &[(RECORD_OTHER, HOLDS, ""), (RECORD_SENT, HOLDS, "")],
+            Self::RecordWithoutToken => &[
+                (RECORD_OTHER, HOLDS, ""),
+                (RECORD_SENT, TOKEN, ""),
+                (RECORD_SENT, LEASED, ""),
+            ],
             Self::RescueByAge => &[(
                 ABANDONED,
                 "lease_until <= now()",
@@ -116,6 +134,16 @@ impl Variant {
                 (
                     CLAIM,
                     "(extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms",
+                    "NULL::bigint AS expires_in_ms",
+                ),
+                (
+                    CLAIM_FREELY,
+                    "AND (expires_at IS NULL OR expires_at > now())",
+                    "",
+                ),
+                (
+                    CLAIM_FREELY,
+                    "(extract(epoch FROM job.expires_at - now()) * 1000)::bigint AS expires_in_ms",
                     "NULL::bigint AS expires_in_ms",
                 ),
                 (EXPIRE, "expires_at <= now()", "false"),

@@ -151,6 +151,9 @@ fn unless_taken(claimed: Result<Option<Row>, OutboxError>) -> Result<Option<Row>
 impl Outbox {
     /// Claims up to `hands` due single messages of `account`, the most urgent first, as far as slots allow.
     ///
+    /// Without a limit another statement does it, which knows nothing of slots: 13 microseconds of the database's time for each
+    /// job instead of 17 (50 at once; figures of one machine, for the proportion).
+    ///
     /// # Errors
     /// When the database cannot be reached or refuses, or is not the one that was noted. If the answer was lost, the claims may
     /// stand nevertheless: they are rescued when their leases end.
@@ -165,24 +168,38 @@ impl Outbox {
         let asked = Instant::now();
         let rows: Vec<Row> = self
             .call_where_noted("claiming jobs", async |connection| {
-                let claim = sqlx::query_as(faults::sql(include_str!("claim.sql")))
+                let limited = slots.per_second > 0;
+                let statement = if limited {
+                    include_str!("claim.sql")
+                } else {
+                    include_str!("claim_freely.sql")
+                };
+                let claim = sqlx::query_as(faults::sql(statement))
                     .bind(account)
                     .bind(i64::try_from(hands).unwrap_or(i64::MAX))
                     .bind(millis(lease))
-                    .bind(worker)
-                    .bind(slots.limit())
-                    .bind(slots.window())
-                    .bind(slots.horizon())
-                    .persistent(self.persistent());
+                    .bind(worker);
+                let claim = if limited {
+                    claim
+                        .bind(slots.limit())
+                        .bind(slots.window())
+                        .bind(slots.horizon())
+                } else {
+                    claim
+                };
+                let claim = claim.persistent(self.persistent());
                 faults::midway(Point::DuringClaim, claim.fetch_all(connection)).await
             })
             .await?;
         let received = Instant::now();
         let slack = (slots.per_second > 0).then_some(slots.slack);
-        Ok(rows
+        let mut claims: Vec<Claim> = rows
             .into_iter()
             .map(|row| row.into_claim(slack, asked, received))
-            .collect())
+            .collect();
+        // They come in the order of slots, or of their places in the table.
+        claims.sort_by_key(|claim| !claim.urgent);
+        Ok(claims)
     }
 
     /// Claims the next bulk order of `account`, unless one is under way anywhere.

@@ -13,6 +13,18 @@ use super::{
     pooler::{MARK, PgBouncer, Ways, ask_for_the_mark, mark},
 };
 
+/// What keeps the planner to one plan, and to indexes. It cannot know how few rows a claim will find among how many, and what it
+/// guesses instead depends on when the table was analysed last.
+pub(super) const STEADY_PLANS: [(&str, &str); 6] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_sort", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    // What is switched off counts as very expensive, and what is expensive would be compiled first.
+    ("jit", "off"),
+];
+
 /// How to reach the database.
 #[derive(Clone)]
 pub struct ConnectOptions {
@@ -28,6 +40,9 @@ pub struct ConnectOptions {
     pub pgbouncer: PgBouncer,
     /// Whether each connection is asked, before it is used, whether it leads to the database that was noted. For workers.
     pub watches: bool,
+    /// Whether plans are made once, and always by index: for workers, whose statements are few and always want the same plan. The
+    /// planner would weigh each of them anew, which took longer than claiming 50 jobs, and change its mind with the statistics.
+    pub steady_plans: bool,
 }
 
 impl std::fmt::Debug for ConnectOptions {
@@ -50,6 +65,7 @@ impl ConnectOptions {
             application_name: "sms-outbox".to_owned(),
             pgbouncer: PgBouncer::Auto,
             watches: false,
+            steady_plans: false,
         }
     }
 
@@ -70,18 +86,21 @@ impl ConnectOptions {
     /// For a connection with a session of its own.
     pub(super) fn own_options(&self) -> Result<PgConnectOptions, OutboxError> {
         let statement_timeout = self.statement_timeout_ms().to_string();
-        Ok(self
-            .address()?
-            .application_name(&self.application_name)
-            .options([
-                ("statement_timeout", statement_timeout.as_str()),
-                ("lock_timeout", statement_timeout.as_str()),
-                ("idle_in_transaction_session_timeout", "60000"),
-                ("tcp_keepalives_idle", "10"),
-                ("tcp_keepalives_interval", "5"),
-                ("tcp_keepalives_count", "3"),
-                (MARK, mark()),
-            ]))
+        let options = self.address()?.application_name(&self.application_name);
+        let options = if self.steady_plans {
+            options.options(STEADY_PLANS)
+        } else {
+            options
+        };
+        Ok(options.options([
+            ("statement_timeout", statement_timeout.as_str()),
+            ("lock_timeout", statement_timeout.as_str()),
+            ("idle_in_transaction_session_timeout", "60000"),
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+            (MARK, mark()),
+        ]))
     }
 
     /// The server gives up a little before we do, so that a slow statement is cancelled there and not only forgotten here.
@@ -132,6 +151,7 @@ impl ConnectOptions {
             watch,
             deadline: self.deadline,
             statement_timeout_ms: self.statement_timeout_ms(),
+            steady_plans: self.steady_plans,
         })
     }
 

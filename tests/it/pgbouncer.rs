@@ -292,7 +292,7 @@ async fn without_a_pooler_statements_stay_prepared() {
             .expect("a claim");
     }
     let kept =
-        "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '-- Takes what is due%'";
+        "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '-- As claim.sql%'";
     assert_eq!(count(outbox.pool(), kept).await, 1);
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sms_outbox::outbox::{Outbox, Slots};
+use sms_outbox::outbox::{ConnectOptions, Outbox, Slots};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, SqlSafeStr};
 use uuid::Uuid;
 
@@ -84,6 +84,7 @@ async fn explain_claim(connection: &mut PgConnection, name: &str, hands: i64) ->
         .expect("a transaction");
     let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind("default");
     let query = match name {
+        "claim_freely" => query.bind(hands).bind(60_000_i64).bind("w"),
         "claim" => query
             .bind(hands)
             .bind(60_000_i64)
@@ -104,7 +105,7 @@ async fn explain_claim(connection: &mut PgConnection, name: &str, hands: i64) ->
 /// A table as it is after a while: 100,000 jobs have ended, 100,000 are not due yet, in every priority.
 async fn lived_in() -> TestDatabase {
     let database = TestDatabase::from_template("lived in", async |url| {
-        sms_outbox::outbox::ConnectOptions::new(&url).migrate().await.expect("migrated");
+        ConnectOptions::new(&url).migrate().await.expect("migrated");
         let pool = sqlx::PgPool::connect(&url).await.expect("a new database");
         execute(
             &pool,
@@ -141,6 +142,7 @@ async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
     let mut connection = database.pool().acquire().await.expect("a connection");
     for (name, index) in [
         ("claim", "jobs_single_due"),
+        ("claim_freely", "jobs_single_due"),
         ("claim_bulk", "jobs_bulk_due"),
     ] {
         let nothing = explain_claim(&mut connection, name, 50).await;
@@ -158,17 +160,19 @@ async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
         if analyzed {
             execute(database.pool(), "ANALYZE sms_outbox.jobs").await;
         }
-        let ten = explain_claim(&mut connection, "claim", 10).await;
-        assert!(
-            uses_index(&ten, "jobs_single_due") && !reads_all_of_jobs(&ten),
-            "{ten:#}"
-        );
-        // Each claimed row leaves one index and enters another, which is what most of these pages are.
-        assert!(
-            pages(&ten) <= 10 * 40 + 60,
-            "{} pages for ten: {ten:#}",
-            pages(&ten)
-        );
+        for name in ["claim", "claim_freely"] {
+            let ten = explain_claim(&mut connection, name, 10).await;
+            assert!(
+                uses_index(&ten, "jobs_single_due") && !reads_all_of_jobs(&ten),
+                "{ten:#}"
+            );
+            // Each claimed row leaves one index and enters another, which is what most of these pages are.
+            assert!(
+                pages(&ten) <= 10 * 40 + 60,
+                "{name}: {} pages for ten: {ten:#}",
+                pages(&ten)
+            );
+        }
     }
     // Nothing of what was explained stayed.
     assert_eq!(
@@ -179,6 +183,77 @@ async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
         .await,
         0
     );
+}
+
+/// The plan that a worker's session has for a claim, whatever the numbers: its planner may make only one.
+async fn explain_steady_claim(connection: &mut PgConnection, name: &str, with: &str) -> Value {
+    let types = match name {
+        "claim" => "text, bigint, bigint, text, integer, integer, integer",
+        "claim_freely" => "text, bigint, bigint, text",
+        _ => "text, bigint, text",
+    };
+    let sql = format!("PREPARE {name} ({types}) AS {}", statement(name));
+    connection
+        .execute(sqlx::raw_sql(AssertSqlSafe(sql)))
+        .await
+        .expect("it is prepared");
+    let explain = format!(
+        "BEGIN; EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {name} ({with}); ROLLBACK; DEALLOCATE {name}"
+    );
+    let mut rows = connection
+        .fetch_all(sqlx::raw_sql(AssertSqlSafe(explain)))
+        .await
+        .expect("a plan");
+    let plan: Value = sqlx::Row::get(&rows.remove(0), 0);
+    plan[0]["Plan"].clone()
+}
+
+#[tokio::test]
+async fn a_workers_session_claims_by_index_whatever_the_statistics_say() {
+    let database = lived_in().await;
+    let options = ConnectOptions {
+        steady_plans: true,
+        ..ConnectOptions::new(database.url())
+    };
+    let outbox = options.connect().await.expect("the database");
+    insert_many(database.pool(), 2_000, &[("priority", "n % 4")]).await;
+    let mut connection = outbox.pool().acquire().await.expect("a connection");
+    for stale in [false, true] {
+        if stale {
+            execute(
+                database.pool(),
+                "UPDATE pg_class SET reltuples = 1, relpages = 100000 WHERE oid = 'sms_outbox.jobs'::regclass;
+                 DELETE FROM pg_statistic WHERE starelid = 'sms_outbox.jobs'::regclass;",
+            )
+            .await;
+        }
+        for (name, with, index, at_most) in [
+            (
+                "claim",
+                "'default', 10, 60000, 'w', 0, 102, 6",
+                "jobs_single_due",
+                10 * 40 + 60,
+            ),
+            (
+                "claim_freely",
+                "'default', 10, 60000, 'w'",
+                "jobs_single_due",
+                10 * 40 + 60,
+            ),
+            ("claim_bulk", "'default', 60000, 'w'", "jobs_bulk_due", 40),
+        ] {
+            let plan = explain_steady_claim(&mut connection, name, with).await;
+            assert!(
+                uses_index(&plan, index) && !reads_all_of_jobs(&plan),
+                "{name}, stale {stale}: {plan:#}"
+            );
+            let pages = pages(&plan);
+            assert!(
+                pages <= at_most,
+                "{name}, stale {stale}: {pages} pages: {plan:#}"
+            );
+        }
+    }
 }
 
 #[tokio::test]
@@ -273,7 +348,13 @@ async fn recording_goes_by_the_primary_key_also_with_stale_statistics() {
             })
             .collect()
     };
-    let mut connection = pool.acquire().await.expect("a connection");
+    // As workers have them.
+    let steady = ConnectOptions {
+        steady_plans: true,
+        ..ConnectOptions::new(database.url())
+    };
+    let steady = steady.connect().await.expect("the database");
+    let mut connection = steady.pool().acquire().await.expect("a connection");
     // As they are; and as after most of a large table was pruned, and filled again before anyone looked.
     for stale in [false, true] {
         if stale {
