@@ -105,7 +105,7 @@ pub async fn run(
         connections: connections(accounts.len()),
         application_name: format!("sms-outbox {worker}"),
         watches: true,
-        steady_plans: true,
+        for_worker: true,
         ..config.database.connect_options()?
     }
     .connect_lazily()

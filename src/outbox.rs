@@ -17,6 +17,7 @@ mod pooler;
 mod reconcile;
 mod record;
 mod rescue;
+mod warm;
 
 use std::time::Duration;
 
@@ -49,8 +50,9 @@ pub struct Outbox {
     deadline: Duration,
     /// When the server gives up on a statement, where it is told so with each call.
     statement_timeout_ms: u128,
-    /// Whether the planner is kept to its plans, with each call too.
-    steady_plans: bool,
+    /// Whether a worker uses it: the planner is kept to its plans, and connections are kept warm.
+    for_worker: bool,
+    warm: warm::Warm,
 }
 
 /// Why a call to the database failed.
@@ -177,7 +179,8 @@ impl Outbox {
             watch: installation::Watch::default(),
             deadline: Duration::from_secs(10),
             statement_timeout_ms: 9_500,
-            steady_plans: false,
+            for_worker: false,
+            warm: warm::Warm::default(),
         }
     }
 
@@ -213,12 +216,14 @@ impl Outbox {
             doing,
             deadline: self.deadline,
         };
-        let acquired = tokio::time::timeout(self.deadline, self.ways.acquire()).await;
-        let (connection, shared) = match acquired {
-            Ok(Ok(acquired)) => acquired,
-            // The pool's own limit is the same, and either may be reached first.
-            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => return Err(too_late()),
-            Ok(Err(source)) => return Err(OutboxError::from_sqlx(doing, source)),
+        let (connection, shared) = match self.warm.take() {
+            Some(connection) => (connection, false),
+            None => match tokio::time::timeout(self.deadline, self.ways.acquire()).await {
+                Ok(Ok(acquired)) => acquired,
+                // The pool's own limit is the same, and either may be reached first.
+                Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => return Err(too_late()),
+                Ok(Err(source)) => return Err(OutboxError::from_sqlx(doing, source)),
+            },
         };
         let mut connection = Unanswered(Some(connection));
         let done = async {
@@ -233,7 +238,7 @@ impl Outbox {
                 "BEGIN; SET LOCAL statement_timeout = {ms}; SET LOCAL lock_timeout = {ms}; \
                  SET LOCAL idle_in_transaction_session_timeout = 60000"
             );
-            if self.steady_plans {
+            if self.for_worker {
                 for (setting, value) in STEADY_PLANS {
                     begin.push_str(&format!("; SET LOCAL {setting} = {value}"));
                 }
@@ -254,7 +259,12 @@ impl Outbox {
         let result = tokio::time::timeout(self.deadline, done)
             .await
             .map_err(|_| too_late())?;
-        connection.answered();
+        let connection = connection.answered();
+        if self.for_worker && !shared && result.is_ok() {
+            self.warm.keep(connection);
+        } else {
+            give_back(connection);
+        }
         result.map_err(|source| OutboxError::from_sqlx(doing, source))
     }
 }
@@ -271,14 +281,18 @@ impl Unanswered {
             .expect("the connection is there until it is given back")
     }
 
-    /// The driver asks the server once more before it takes a connection back, and waits for that answer for as long as the
-    /// kernel does: a quarter of an hour, if the path has died. Meanwhile its place would be nobody's.
-    fn answered(mut self) {
-        if let Some(mut connection) = self.0.take() {
-            let given_back = connection.return_to_pool();
-            tokio::spawn(tokio::time::timeout(SILENT_AFTER, given_back));
-        }
+    fn answered(mut self) -> PoolConnection<Postgres> {
+        self.0
+            .take()
+            .expect("the connection is there until it is given back")
     }
+}
+
+/// Back into the pool. The driver asks the server once more before it takes a connection back, and waits for that answer for
+/// as long as the kernel does: a quarter of an hour, if the path has died. Meanwhile its place would be nobody's.
+fn give_back(mut connection: PoolConnection<Postgres>) {
+    let given_back = connection.return_to_pool();
+    tokio::spawn(tokio::time::timeout(SILENT_AFTER, given_back));
 }
 
 impl Drop for Unanswered {

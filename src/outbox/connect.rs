@@ -11,6 +11,7 @@ use super::{
     Outbox, OutboxError, SILENT_AFTER,
     installation::Watch,
     pooler::{MARK, PgBouncer, Ways, ask_for_the_mark, mark},
+    warm::Warm,
 };
 
 /// What keeps the planner to one plan, and to indexes. It cannot know how few rows a claim will find among how many, and what it
@@ -40,9 +41,10 @@ pub struct ConnectOptions {
     pub pgbouncer: PgBouncer,
     /// Whether each connection is asked, before it is used, whether it leads to the database that was noted. For workers.
     pub watches: bool,
-    /// Whether plans are made once, and always by index: for workers, whose statements are few and always want the same plan. The
-    /// planner would weigh each of them anew, which took longer than claiming 50 jobs, and change its mind with the statistics.
-    pub steady_plans: bool,
+    /// Whether it is for a worker, whose statements are few, always want the same plan, and follow each other closely. Plans are
+    /// made once, and always by index: the planner would weigh each statement anew, which took longer than claiming 50 jobs,
+    /// and change its mind with the statistics. And a connection that was used a moment ago is used again as it is.
+    pub for_worker: bool,
 }
 
 impl std::fmt::Debug for ConnectOptions {
@@ -65,7 +67,7 @@ impl ConnectOptions {
             application_name: "sms-outbox".to_owned(),
             pgbouncer: PgBouncer::Auto,
             watches: false,
-            steady_plans: false,
+            for_worker: false,
         }
     }
 
@@ -87,7 +89,7 @@ impl ConnectOptions {
     pub(super) fn own_options(&self) -> Result<PgConnectOptions, OutboxError> {
         let statement_timeout = self.statement_timeout_ms().to_string();
         let options = self.address()?.application_name(&self.application_name);
-        let options = if self.steady_plans {
+        let options = if self.for_worker {
             options.options(STEADY_PLANS)
         } else {
             options
@@ -151,7 +153,8 @@ impl ConnectOptions {
             watch,
             deadline: self.deadline,
             statement_timeout_ms: self.statement_timeout_ms(),
-            steady_plans: self.steady_plans,
+            for_worker: self.for_worker,
+            warm: Warm::default(),
         })
     }
 

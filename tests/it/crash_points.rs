@@ -17,7 +17,7 @@ use crate::support::worker::{
     Process, Worker, count, insert, wait_for_count, wait_for_job, wait_for_status,
 };
 
-const CLAIM: &str = include_str!("../../src/outbox/claim.sql");
+const CLAIM: &str = include_str!("../../src/outbox/claim_freely.sql");
 const RECORD: &str = include_str!("../../src/outbox/record_sent.sql");
 
 /// A lease that a test can wait for. It outlasts a request, as it must.

@@ -19,7 +19,7 @@ use crate::support::worker::{
     wait_for_status, wait_for_statuses,
 };
 
-const CLAIM: &str = include_str!("../../src/outbox/claim.sql");
+const CLAIM: &str = include_str!("../../src/outbox/claim_freely.sql");
 const RECORD: &str = include_str!("../../src/outbox/record_sent.sql");
 
 /// For claims whose answer was lost: a lease that a test can wait for.

@@ -212,7 +212,7 @@ async fn explain_steady_claim(connection: &mut PgConnection, name: &str, with: &
 async fn a_workers_session_claims_by_index_whatever_the_statistics_say() {
     let database = lived_in().await;
     let options = ConnectOptions {
-        steady_plans: true,
+        for_worker: true,
         ..ConnectOptions::new(database.url())
     };
     let outbox = options.connect().await.expect("the database");
@@ -350,7 +350,7 @@ async fn recording_goes_by_the_primary_key_also_with_stale_statistics() {
     };
     // As workers have them.
     let steady = ConnectOptions {
-        steady_plans: true,
+        for_worker: true,
         ..ConnectOptions::new(database.url())
     };
     let steady = steady.connect().await.expect("the database");
