@@ -226,33 +226,40 @@ impl Drop for Unrecorded {
     }
 }
 
-/// How long to wait before looking for work again: soon after work was found, ever later while there is none.
+/// How long to wait before looking for work again: a hundredth of the time since there was some. So whoever waits does not wait
+/// longer for that than it took them to come, a worker that has work every few seconds looks every few milliseconds, and one
+/// that has none all night looks once in the interval.
 #[derive(Debug)]
 pub(super) struct Poll {
     longest: Duration,
-    next: Duration,
+    last_found: Instant,
 }
 
 impl Poll {
+    /// An empty look costs a tenth of a millisecond of database and worker together, so this is 5 % of a processor while things
+    /// move.
     const SHORTEST: Duration = Duration::from_millis(2);
 
-    pub(super) const fn new(longest: Duration) -> Self {
+    pub(super) fn new(longest: Duration) -> Self {
         Self {
             longest,
-            next: Self::SHORTEST,
+            last_found: Instant::now(),
         }
     }
 
     /// Work was found.
-    pub(super) const fn found(&mut self) {
-        self.next = Self::SHORTEST;
+    pub(super) fn found(&mut self) {
+        self.last_found = Instant::now();
     }
 
     /// How long to sleep now. `chance` in `[0, 1)` keeps a fleet from polling in step.
-    pub(super) fn pause(&mut self, chance: f64) -> Duration {
+    pub(super) fn pause(&self, chance: f64) -> Duration {
+        self.pause_after(self.last_found.elapsed(), chance)
+    }
+
+    fn pause_after(&self, idle: Duration, chance: f64) -> Duration {
         let longest = self.longest.max(Self::SHORTEST);
-        let pause = self.next.min(longest);
-        self.next = (self.next * 2).min(longest);
+        let pause = (idle / 100).clamp(Self::SHORTEST, longest);
         // Down to three quarters, never longer: the interval is a promise.
         pause.mul_f64(1.0 - chance / 4.0)
     }
@@ -264,13 +271,25 @@ mod tests {
 
     #[test]
     fn polling_slows_down_to_its_interval_and_never_beyond() {
-        let mut poll = Poll::new(Duration::from_secs(1));
-        let pauses: Vec<Duration> = (0..12).map(|_| poll.pause(0.0)).collect();
-        assert_eq!(pauses[0], Duration::from_millis(2));
-        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]));
-        assert_eq!(pauses[11], Duration::from_secs(1));
-        poll.found();
-        assert!(poll.pause(0.99) < Duration::from_millis(2));
+        let poll = Poll::new(Duration::from_secs(1));
+        for (idle_ms, pause_ms) in [
+            (0, 2),
+            (100, 2),
+            (1_000, 10),
+            (30_000, 300),
+            (100_000, 1_000),
+            (86_400_000, 1_000),
+        ] {
+            let idle = Duration::from_millis(idle_ms);
+            let pause = Duration::from_millis(pause_ms);
+            assert_eq!(poll.pause_after(idle, 0.0), pause, "{idle:?}");
+            assert!(poll.pause_after(idle, 0.99) < pause, "{idle:?}");
+        }
+        let hasty = Poll::new(Duration::ZERO);
+        assert_eq!(
+            hasty.pause_after(Duration::from_secs(9), 0.0),
+            Poll::SHORTEST
+        );
     }
 
     #[tokio::test]
