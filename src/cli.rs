@@ -1,5 +1,6 @@
 //! The program: one file per family of commands, with no SQL and no rules of its own.
 
+mod bench;
 mod database;
 mod demo;
 mod doctor;
@@ -88,6 +89,11 @@ enum Command {
     Doctor(Box<doctor::DoctorArgs>),
     /// Stand in for the provider on this machine, with faults on demand
     Sandbox(Box<sandbox::Args>),
+    /// Measure this installation beside a bare loop: drain rate, latency, what each job costs the database
+    Bench(Box<bench::BenchArgs>),
+    /// What `bench` measures beside this program; it reads what to do from standard input
+    #[command(name = crate::bench::bare_loop::COMMAND, hide = true)]
+    BenchBareLoop,
 }
 
 /// The commands and their options, as `--help` shows them.
@@ -149,6 +155,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Resume(args) => pause::resume(args).await,
         Command::Doctor(args) => doctor::run(*args).await,
         Command::Sandbox(args) => sandbox::run(*args).await.map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(*args).await,
+        Command::BenchBareLoop => bench::run_bare_loop().await,
     }
 }
 

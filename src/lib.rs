@@ -48,10 +48,11 @@
 //! - [`embedded`]: a private PostgreSQL server, found on this machine or fetched.
 //!
 //! The worker, from the top down: [`cli`], [`config`], [`daemon`], [`dispatch`], [`provider`],
-//! [`reconciliation`], [`backoff`]; [`monitoring`], [`metrics`]; and [`demo`].
+//! [`reconciliation`], [`backoff`]; [`monitoring`], [`metrics`]; and [`demo`] and [`bench`](mod@bench).
 //! `ARCHITECTURE.md` in the repository says how they hold together and what must stay true.
 
 pub mod backoff;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod daemon;

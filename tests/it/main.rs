@@ -3,6 +3,7 @@
 mod adversity;
 mod answers;
 mod architecture;
+mod bench;
 mod cli;
 mod clocks;
 mod configuration;

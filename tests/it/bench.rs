@@ -1,0 +1,157 @@
+//! `sms-outbox bench` measures what it says it measures, and leaves nothing behind. How fast anything is, no test says.
+
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::process::Command;
+
+/// Longer than a tiny measurement takes on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+fn bench(arguments: &[&str], temp: &std::path::Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sms-outbox"));
+    command
+        .arg("bench")
+        .args(arguments)
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        // Whoever claims jobs in it fails: nobody listens there.
+        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/production")
+        .env("SMS_OUTBOX_RATE_PER_SECOND", "1")
+        .env("TMPDIR", temp)
+        .current_dir(temp)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn finished(mut command: Command) -> Output {
+    let running = command
+        .spawn()
+        .expect("the program that cargo has just built");
+    tokio::time::timeout(DEADLINE, running.wait_with_output())
+        .await
+        .expect("the measurement did not end in time")
+        .expect("our own child")
+}
+
+/// A directory that a private server's user may enter.
+fn temp() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    tempfile::Builder::new()
+        .permissions(std::fs::Permissions::from_mode(0o755))
+        .tempdir()
+        .expect("a temporary directory")
+}
+
+fn names(directory: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory of ours");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.expect("a directory of ours");
+        entry.file_name().to_string_lossy().into_owned()
+    };
+    entries.map(name).collect()
+}
+
+#[tokio::test]
+async fn a_tiny_drain_is_measured_beside_the_bare_loop() {
+    let temp = temp();
+    let output = finished(bench(
+        &[
+            "drain",
+            "--jobs",
+            "200",
+            "--rounds",
+            "1",
+            "--workers",
+            "2",
+            "--latency",
+            "0ms",
+            "--json",
+        ],
+        temp.path(),
+    ))
+    .await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+
+    assert_eq!(report["settings"]["jobs"], 200);
+    assert_eq!(report["postgres"]["private"], true);
+    assert_eq!(report["postgres"]["settings"]["fsync"], "on");
+    let results = report["results"].as_array().expect("a list");
+    let subjects: Vec<&Value> = results.iter().map(|result| &result["subject"]).collect();
+    assert_eq!(subjects, ["sms-outbox", "bare-loop"]);
+    for result in results {
+        assert_eq!(result["scenario"], "drain");
+        assert_eq!(result["case"], "0 ms, 2 workers");
+        let rounds = result["rounds"].as_array().expect("a list");
+        assert_eq!(rounds.len(), 1);
+        assert_eq!(rounds[0], result["figures"], "the median of one is itself");
+        let mut expected = vec![
+            "jobs_per_s",
+            "wal_bytes_per_job",
+            "jobs_per_claim",
+            "jobs_per_record",
+        ];
+        if cfg!(target_os = "linux") {
+            expected.extend(["worker_memory_mib", "database_cpu_us_per_job"]);
+        }
+        for name in expected {
+            let figure = result["figures"][name].as_f64();
+            assert!(
+                figure.is_some_and(|figure| figure > 0.0),
+                "{name}: {result}"
+            );
+        }
+    }
+    let share = results[0]["ratios"]["bare loop"].as_f64();
+    assert!(share.is_some_and(|share| share > 0.0), "{}", results[0]);
+    assert_eq!(names(temp.path()), [""; 0], "left behind");
+}
+
+#[tokio::test]
+async fn ctrl_c_leaves_nothing_behind() {
+    let temp = temp();
+    // Far more than is drained before the signal comes.
+    let mut command = bench(
+        &["drain", "--jobs", "1000000", "--rounds", "1"],
+        temp.path(),
+    );
+    let running = command
+        .spawn()
+        .expect("the program that cargo has just built");
+    let began = std::time::Instant::now();
+    while names(temp.path()).len() < 2 {
+        assert!(began.elapsed() < DEADLINE, "neither server nor processes");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let pid = running.id().expect("it runs").cast_signed();
+    kill(Pid::from_raw(pid), Signal::SIGINT).expect("our own child");
+    let output = tokio::time::timeout(DEADLINE, running.wait_with_output())
+        .await
+        .expect("it did not end in time")
+        .expect("our own child");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("interrupted"), "{said}");
+    assert_eq!(names(temp.path()), [""; 0], "left behind");
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_is_a_wrong_usage_and_is_not_repeated() {
+    let temp = temp();
+    let output = finished(bench(
+        &["drain", "--server", "mysql//root:hunter2@localhost"],
+        temp.path(),
+    ))
+    .await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
