@@ -5,12 +5,20 @@
 //! that their time on a core and their memory can be told from the database's. `docs/performance.md` says how each figure comes
 //! about and what it leaves out.
 
+mod backlog;
 pub mod bare_loop;
 mod drain;
 pub mod figures;
+mod horizon;
+mod idle;
+mod latency;
+mod limit;
+mod plot;
 mod processes;
+mod producers;
 mod stage;
 mod usage;
+mod writing;
 
 use std::{collections::BTreeMap, io, path::PathBuf, process::ExitStatus, time::Duration};
 
@@ -34,17 +42,43 @@ use crate::{
 pub enum Scenario {
     /// How fast a full queue empties.
     Drain,
+    /// How long a message waits for its request.
+    Latency,
+    /// Whether a queue slows down as it grows.
+    Backlog,
+    /// Whether a transaction that somebody forgot slows it down.
+    Horizon,
+    /// What it costs to have nothing to do.
+    Idle,
+    /// Whether the limit holds, and how much of it is used.
+    Limit,
+    /// What the outbox costs those who write.
+    Producers,
 }
 
 impl Scenario {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 1] = [Self::Drain];
+    pub const ALL: [Self; 7] = [
+        Self::Drain,
+        Self::Latency,
+        Self::Backlog,
+        Self::Horizon,
+        Self::Idle,
+        Self::Limit,
+        Self::Producers,
+    ];
 
     /// As people write it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Drain => "drain",
+            Self::Latency => "latency",
+            Self::Backlog => "backlog",
+            Self::Horizon => "horizon",
+            Self::Idle => "idle",
+            Self::Limit => "limit",
+            Self::Producers => "producers",
         }
     }
 }
@@ -60,6 +94,22 @@ pub struct Sizes {
     pub workers: Vec<usize>,
     /// How long the provider takes to answer, in milliseconds, one case each.
     pub latency_ms: Vec<u64>,
+    /// Messages a second that are written where waits are measured.
+    pub rate: u64,
+    /// How long anything lasts that lasts, in seconds.
+    pub seconds: u64,
+    /// Jobs that wait beside the ones that are drained.
+    pub backlog: u64,
+    /// Jobs that are not due yet.
+    pub future: u64,
+    /// Jobs that are finished.
+    pub finished: u64,
+    /// Jobs that pass while a transaction is held open.
+    pub horizon: u64,
+    /// Recipients a second, over all workers, where the limit is measured.
+    pub limit: u32,
+    /// Connections that write at once, one case each.
+    pub connections: Vec<usize>,
     /// Rounds, of which the medians are reported.
     pub rounds: usize,
 }
@@ -125,6 +175,14 @@ pub enum Subject {
     SmsOutbox,
     /// See [`bare_loop`].
     BareLoop,
+    /// The server, with nobody at work.
+    Nobody,
+    /// Those who write, without a worker.
+    Writers,
+    /// A table with the same columns that is only a table.
+    PlainTable,
+    /// The outbox's table, without a worker.
+    Unattended,
 }
 
 impl Subject {
@@ -134,6 +192,10 @@ impl Subject {
         match self {
             Self::SmsOutbox => "sms-outbox",
             Self::BareLoop => "bare loop",
+            Self::Nobody => "no worker",
+            Self::Writers => "writers alone",
+            Self::PlainTable => "plain table",
+            Self::Unattended => "no worker",
         }
     }
 }
@@ -257,54 +319,69 @@ pub enum BenchError {
     #[error("a part of the measurement has died")]
     Panicked,
     /// Ctrl-C.
-    #[error("interrupted: nothing was left behind")]
+    #[error("interrupted")]
     Interrupted,
 }
 
-/// Measures. Whatever happens, databases, processes and a private server are gone afterwards.
+/// What was measured, and what kept the rest from it.
+pub struct Finished {
+    /// As far as it went.
+    pub report: Report,
+    /// Why it went no further.
+    pub cut_short: Option<BenchError>,
+}
+
+/// Measures. Whatever happens, databases, processes and a private server are gone afterwards, and what was measured until then
+/// is not lost.
 ///
 /// # Errors
-/// When a part cannot be started, stops in the middle, or `stops` says so.
-pub async fn run(plan: &Plan, stops: &Stops) -> Result<Report, BenchError> {
+/// When the parts cannot be started.
+pub async fn run(plan: &Plan, stops: &Stops) -> Result<Finished, BenchError> {
     let machine = Machine::look();
     let stage = tokio::select! {
         stage = Stage::set(plan) => stage?,
         () = stops.gently.cancelled() => return Err(BenchError::Interrupted),
     };
-    let measured = tokio::select! {
-        measured = measure(plan, &stage, machine) => measured,
-        () = stops.gently.cancelled() => Err(BenchError::Interrupted),
-    };
-    let struck = tokio::select! {
-        struck = stage.strike() => struck,
-        // A private server and all processes are seen to by those who watch over them.
-        () = stops.at_once.cancelled() => Ok(()),
-    };
-    let report = measured?;
-    struck?;
-    Ok(report)
-}
-
-async fn measure(plan: &Plan, stage: &Stage, machine: Machine) -> Result<Report, BenchError> {
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         optimised: !cfg!(debug_assertions),
         postgres: stage.server().await?,
         settings: plan.sizes.clone(),
-        left_out: left_out(&machine, stage),
+        left_out: left_out(&machine, &stage),
         machine,
         results: Vec::new(),
         plots: Vec::new(),
     };
+    let measured = tokio::select! {
+        measured = measure(plan, &stage, &mut report) => measured,
+        () = stops.gently.cancelled() => Err(BenchError::Interrupted),
+    };
+    let struck = tokio::select! {
+        struck = stage.strike() => struck,
+        // A private server and all processes are seen to by those who watch over them.
+        () = stops.at_once.cancelled() => Err(BenchError::Interrupted),
+    };
+    let cut_short = measured.and(struck).err();
+    Ok(Finished { report, cut_short })
+}
+
+async fn measure(plan: &Plan, stage: &Stage, report: &mut Report) -> Result<(), BenchError> {
     let progress = Progress::new();
+    let sizes = &plan.sizes;
     for scenario in &plan.scenarios {
         let outcome = match scenario {
-            Scenario::Drain => drain::measure(stage, &plan.sizes, &progress).await?,
+            Scenario::Drain => drain::measure(stage, sizes, &progress).await?,
+            Scenario::Latency => latency::measure(stage, sizes, &progress).await?,
+            Scenario::Backlog => backlog::measure(stage, sizes, &progress).await?,
+            Scenario::Horizon => horizon::measure(stage, sizes, &progress).await?,
+            Scenario::Idle => idle::measure(stage, sizes, &progress).await?,
+            Scenario::Limit => limit::measure(stage, sizes, &progress).await?,
+            Scenario::Producers => producers::measure(stage, sizes, &progress).await?,
         };
         report.results.extend(outcome.results);
         report.plots.extend(outcome.plots);
     }
-    Ok(report)
+    Ok(())
 }
 
 fn left_out(machine: &Machine, stage: &Stage) -> Vec<String> {
@@ -347,6 +424,17 @@ impl Progress {
         self.0.set_position(0);
         self.0.set_message(what);
         self.0.tick();
+    }
+
+    /// So many seconds of something.
+    async fn wait(&self, what: &str, seconds: u64) {
+        self.begin(what.to_owned(), seconds);
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        // The first one comes at once.
+        for second in 0..=seconds {
+            ticks.tick().await;
+            self.at(second);
+        }
     }
 
     fn at(&self, step: u64) {

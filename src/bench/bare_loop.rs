@@ -24,9 +24,9 @@ pub const COMMAND: &str = "bench-bare-loop";
 /// What it prints when everything is written down.
 pub const DONE: &str = "done";
 
-/// Jobs per claim, and the most that are written down at once. Found by trying: more gained nothing.
-const CLAIM: i64 = 200;
-const RECORD: usize = 500;
+/// Jobs per claim, and the most that are written down at once.
+pub(super) const CLAIM: usize = 200;
+pub(super) const RECORD: usize = 500;
 
 /// What a bare loop is told.
 #[derive(Serialize, Deserialize)]
@@ -39,6 +39,10 @@ pub struct Task {
     pub concurrency: usize,
     /// It claims no further batch once it has claimed so many.
     pub at_most: u64,
+    /// Jobs per claim.
+    pub claim: usize,
+    /// The most that one statement writes down.
+    pub record: usize,
 }
 
 struct Job {
@@ -158,11 +162,11 @@ async fn work(task: Task) -> Result<(), BenchError> {
     let url: Arc<str> = format!("{}/v1/send-sms/json", task.provider_url).into();
 
     // One batch lies ready while another is under way.
-    let (claimed, jobs) = mpsc::channel(usize::try_from(CLAIM).unwrap_or(usize::MAX));
-    let (answered, answers) = mpsc::channel(2 * RECORD);
+    let (claimed, jobs) = mpsc::channel(task.claim);
+    let (answered, answers) = mpsc::channel(2 * task.record);
     let jobs = Arc::new(Mutex::new(jobs));
     let mut parts: JoinSet<Result<(), BenchError>> = JoinSet::new();
-    parts.spawn(claim(pool.clone(), claimed, task.at_most));
+    parts.spawn(claim(pool.clone(), claimed, task.claim, task.at_most));
     for _ in 0..task.concurrency {
         parts.spawn(post(
             client.clone(),
@@ -172,18 +176,24 @@ async fn work(task: Task) -> Result<(), BenchError> {
         ));
     }
     drop(answered);
-    parts.spawn(record(pool, answers));
+    parts.spawn(record(pool, answers, task.record));
     while let Some(part) = parts.join_next().await {
         part.map_err(|_| BenchError::Panicked)??;
     }
     Ok(())
 }
 
-async fn claim(pool: PgPool, claimed: mpsc::Sender<Job>, at_most: u64) -> Result<(), BenchError> {
+async fn claim(
+    pool: PgPool,
+    claimed: mpsc::Sender<Job>,
+    batch: usize,
+    at_most: u64,
+) -> Result<(), BenchError> {
+    let batch = i64::try_from(batch).unwrap_or(i64::MAX);
     let mut so_far = 0;
     while so_far < at_most {
         let rows = sqlx::query(include_str!("bare_claim.sql"))
-            .bind(CLAIM)
+            .bind(batch)
             .fetch_all(&pool)
             .await?;
         if rows.is_empty() {
@@ -258,9 +268,10 @@ async fn post(
 async fn record(
     pool: PgPool,
     mut answers: mpsc::Receiver<(i64, String)>,
+    most: usize,
 ) -> Result<(), BenchError> {
-    let mut batch = Vec::with_capacity(RECORD);
-    while answers.recv_many(&mut batch, RECORD).await > 0 {
+    let mut batch = Vec::with_capacity(most);
+    while answers.recv_many(&mut batch, most).await > 0 {
         let (ids, orders): (Vec<i64>, Vec<String>) = batch.drain(..).unzip();
         sqlx::query(include_str!("bare_record.sql"))
             .bind(ids)

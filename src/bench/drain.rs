@@ -7,17 +7,33 @@ use sqlx::Row;
 use super::stage::{Database, Keep, Provider, Stage};
 use super::{
     BenchError, Figures, LOOK_AGAIN, Measured, Outcome, PATIENCE, Progress, Scenario, Sizes,
-    Subject, bare_loop, processes::Process, usage,
+    Subject, bare_loop, figures::as_f64, processes::Process, usage,
 };
 
 pub(super) const RATE: &str = "jobs_per_s";
 pub(super) const LATE_RATE: &str = "last_quarter_jobs_per_s";
 
+/// Who drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drainer {
+    Workers,
+    BareLoop,
+}
+
+impl Drainer {
+    pub(super) const fn subject(self) -> Subject {
+        match self {
+            Self::Workers => Subject::SmsOutbox,
+            Self::BareLoop => Subject::BareLoop,
+        }
+    }
+}
+
 /// What is drained, and by whom.
 #[derive(Clone, Copy)]
 pub(super) struct Drain<'a> {
     pub(super) database: &'a Database,
-    pub(super) subject: Subject,
+    pub(super) by: Drainer,
     pub(super) workers: usize,
     pub(super) concurrency: usize,
     pub(super) latency: Duration,
@@ -54,16 +70,16 @@ pub(super) async fn measure(
         );
         let mut rounds = [Vec::new(), Vec::new()];
         for round in 1..=sizes.rounds {
-            for (subject, figures) in [Subject::BareLoop, Subject::SmsOutbox]
+            for (by, figures) in [Drainer::BareLoop, Drainer::Workers]
                 .into_iter()
                 .zip(&mut rounds)
             {
-                let what = format!("drain: {case}, {}, round {round}", subject.name());
+                let what = format!("drain: {case}, {}, round {round}", by.subject().name());
                 progress.begin(what, sizes.jobs);
-                let database = stage.queue(subject, sizes.jobs).await?;
+                let database = stage.queue(by, sizes.jobs).await?;
                 let drain = Drain {
                     database: &database,
-                    subject,
+                    by,
                     workers,
                     concurrency: sizes.concurrency,
                     latency: Duration::from_millis(latency_ms),
@@ -85,37 +101,53 @@ pub(super) async fn measure(
 
 impl Stage {
     /// A fresh database with so many jobs waiting, analysed and vacuumed as a queue is that has been there for a while.
-    pub(super) async fn queue(&self, subject: Subject, jobs: u64) -> Result<Database, BenchError> {
-        let jobs = i64::try_from(jobs).unwrap_or(i64::MAX);
-        let database = match subject {
-            Subject::SmsOutbox => {
-                let database = self.outbox_database().await?;
-                sqlx::query(include_str!("seed_waiting.sql"))
-                    .bind(jobs)
-                    .bind(1_i64)
-                    .bind(false)
-                    .execute(database.pool())
-                    .await?;
-                database
-            }
-            Subject::BareLoop => {
+    pub(super) async fn queue(&self, by: Drainer, jobs: u64) -> Result<Database, BenchError> {
+        let database = match by {
+            Drainer::Workers => self.outbox_database().await?,
+            Drainer::BareLoop => {
                 let database = self.empty_database().await?;
                 sqlx::raw_sql(include_str!("bare_table.sql"))
-                    .execute(database.pool())
-                    .await?;
-                sqlx::query(include_str!("bare_seed.sql"))
-                    .bind(jobs)
                     .execute(database.pool())
                     .await?;
                 database
             }
         };
+        database.fill(by, jobs, 1, Priorities::One).await?;
         database.tidy().await?;
         Ok(database)
     }
 }
 
+/// Which priorities jobs have; the bare loop knows none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Priorities {
+    One,
+    Mixed,
+}
+
 impl Database {
+    /// So many further jobs that are due, with texts numbered from `first` on.
+    pub(super) async fn fill(
+        &self,
+        by: Drainer,
+        jobs: u64,
+        first: u64,
+        priorities: Priorities,
+    ) -> Result<(), BenchError> {
+        let [jobs, first] = [jobs, first].map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+        let fill = match by {
+            Drainer::Workers => sqlx::query(include_str!("seed_waiting.sql"))
+                .bind(jobs)
+                .bind(first)
+                .bind(priorities == Priorities::Mixed),
+            Drainer::BareLoop => sqlx::query(include_str!("bare_seed.sql"))
+                .bind(jobs)
+                .bind(first),
+        };
+        fill.execute(self.pool()).await?;
+        Ok(())
+    }
+
     /// What autovacuum would have done by the time.
     pub(super) async fn tidy(&self) -> Result<(), BenchError> {
         sqlx::raw_sql("VACUUM (ANALYZE)")
@@ -133,16 +165,14 @@ impl Drain<'_> {
         progress: &Progress,
     ) -> Result<Figures, BenchError> {
         let mut provider = stage.sandbox(self.latency, Keep::CountsOnly).await?;
-        let wal_before = self.database.wal().await?;
+        let before = self.database.wal().await?;
         let server_before = stage.server_cpu();
         let provider_before = usage::cpu(provider.id());
         let mut workers = Vec::new();
         for _ in 0..self.workers {
-            workers.push(match self.subject {
-                Subject::SmsOutbox => {
-                    stage.worker(self.database, &provider, self.concurrency, 0)?
-                }
-                Subject::BareLoop => {
+            workers.push(match self.by {
+                Drainer::Workers => stage.worker(self.database, &provider, self.concurrency, 0)?,
+                Drainer::BareLoop => {
                     let at_most = if self.more { self.jobs } else { u64::MAX };
                     stage.bare_loop(self.database, &provider, self.concurrency, at_most)?
                 }
@@ -153,29 +183,30 @@ impl Drain<'_> {
         let workers_cpu: Option<Duration> = workers.iter().map(|it| usage::cpu(it.id())).sum();
         let memory = workers
             .iter()
-            .filter_map(|it| usage::memory_peak(it.id()))
-            .max();
+            .filter_map(|it| usage::memory_peak_mib(it.id()))
+            .reduce(f64::max);
         let server_cpu = spent(server_before, stage.server_cpu());
         let provider_cpu = spent(provider_before, usage::cpu(provider.id()));
-        let wal = self.database.wal().await? - wal_before;
+        let wal = self.database.wal().await?.bytes - before.bytes;
         let processed = provider.accepted().await?;
         for worker in workers {
             worker.stop().await?;
         }
         provider.stop().await?;
 
-        let drained = match self.subject {
-            Subject::SmsOutbox => include_str!("drained.sql"),
-            Subject::BareLoop => include_str!("bare_drained.sql"),
+        let drained = match self.by {
+            Drainer::Workers => include_str!("drained.sql"),
+            Drainer::BareLoop => include_str!("bare_drained.sql"),
         };
         let row = sqlx::query(drained)
             .bind(i64::try_from(self.jobs).unwrap_or(i64::MAX))
+            .bind(before.at)
             .fetch_one(self.database.pool())
             .await?;
-        let recorded: i64 = row.try_get(0)?;
+        let recorded = count(row.try_get(0)?);
         let seconds: Option<f64> = row.try_get(1)?;
         let last_quarter: Option<f64> = row.try_get(2)?;
-        let (claims, records): (i64, i64) = (row.try_get(3)?, row.try_get(4)?);
+        let (claims, records) = (count(row.try_get(3)?), count(row.try_get(4)?));
         let of = |whole: f64, part: f64| (part > 0.0).then(|| whole / part);
         let jobs = as_f64(self.jobs);
         let each = |cpu: Option<Duration>| {
@@ -187,16 +218,13 @@ impl Drain<'_> {
                 LATE_RATE,
                 last_quarter.and_then(|seconds| of(jobs / 4.0, seconds)),
             )
-            .with("wal_bytes_per_job", of(wal as f64, as_f64(processed)))
+            .with("wal_bytes_per_job", of(count(wal), as_f64(processed)))
             .with("worker_cpu_us_per_job", each(workers_cpu))
             .with("database_cpu_us_per_job", each(server_cpu))
             .with("sandbox_cpu_us_per_job", each(provider_cpu))
-            .with("jobs_per_claim", of(recorded as f64, claims as f64))
-            .with("jobs_per_record", of(recorded as f64, records as f64))
-            .with(
-                "worker_memory_mib",
-                memory.map(|bytes| as_f64(bytes) / 1_048_576.0),
-            ))
+            .with("jobs_per_claim", of(recorded, claims))
+            .with("jobs_per_record", of(recorded, records))
+            .with("worker_memory_mib", memory))
     }
 
     /// Waits until the provider has had all, and, where nothing more is waiting, until all of it is on record.
@@ -217,7 +245,7 @@ impl Drain<'_> {
             if now > accepted {
                 (accepted, went_on) = (now, Instant::now());
             }
-            if accepted >= self.jobs && (self.more || self.is_over(workers).await?) {
+            if accepted >= self.jobs && self.is_over(workers).await? {
                 return Ok(());
             }
             if went_on.elapsed() > PATIENCE {
@@ -231,14 +259,16 @@ impl Drain<'_> {
     }
 
     async fn is_over(&self, workers: &[Process]) -> Result<bool, BenchError> {
-        match self.subject {
-            Subject::SmsOutbox => {
+        match self.by {
+            // Stopped in order, it records what it has; a bare loop would not.
+            Drainer::Workers if self.more => Ok(true),
+            Drainer::Workers => {
                 let unfinished: bool = sqlx::query_scalar(include_str!("unfinished.sql"))
                     .fetch_one(self.database.pool())
                     .await?;
                 Ok(!unfinished)
             }
-            Subject::BareLoop => Ok(workers
+            Drainer::BareLoop => Ok(workers
                 .iter()
                 .all(|worker| worker.printed().trim() == bare_loop::DONE)),
         }
@@ -250,10 +280,7 @@ pub(super) fn spent(before: Option<Duration>, after: Option<Duration>) -> Option
     after?.checked_sub(before?)
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts and bytes, shown with a few digits"
-)]
-pub(super) fn as_f64(count: u64) -> f64 {
-    count as f64
+/// What a statement has counted.
+pub(super) fn count(counted: i64) -> f64 {
+    as_f64(u64::try_from(counted).unwrap_or(0))
 }

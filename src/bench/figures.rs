@@ -145,6 +145,13 @@ pub fn per_stretch(arrivals: &[Arrival], width_us: i64) -> Vec<u64> {
     counts
 }
 
+/// A count or a size, to be shown with a few digits.
+#[expect(clippy::cast_precision_loss, reason = "exact up to nine petabytes")]
+#[must_use]
+pub fn as_f64(count: u64) -> f64 {
+    count as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

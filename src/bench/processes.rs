@@ -14,8 +14,12 @@ use nix::unistd::Pid;
 
 use super::BenchError;
 
-/// What the shell does: once the pipe that only we hold is closed, whatever runs in its process group ends.
-const WATCH: &str = "trap '' HUP INT QUIT TERM\nread -r _\nkill -KILL 0";
+/// What the shell does: once the pipe that only we hold is closed, whatever runs in its process group ends. `$1` is the directory
+/// with what it has logged.
+const WATCH: &str = r#"trap '' HUP INT QUIT TERM
+read -r _
+rm -rf -- "$1"
+kill -KILL 0"#;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Longer than stopping in order may take a worker.
@@ -41,8 +45,10 @@ impl Herd {
             .tempdir()?;
         let mut shell = Command::new("/bin/sh")
             .args(["-c", WATCH, "sms-outbox-bench-watchdog"])
+            .arg(directory.path())
             .current_dir("/")
             .env_clear()
+            .env("PATH", "/usr/bin:/bin")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -66,6 +66,14 @@ pub struct Database {
     pool: PgPool,
 }
 
+/// A place in the write-ahead log.
+pub struct Wal {
+    /// Bytes since the server was made.
+    pub bytes: i64,
+    /// When, by the database's clock.
+    pub at: chrono::DateTime<chrono::Utc>,
+}
+
 impl Database {
     pub fn pool(&self) -> &PgPool {
         &self.pool
@@ -75,11 +83,15 @@ impl Database {
         &self.url
     }
 
-    /// Bytes of write-ahead log that the server has written since it was made.
-    pub async fn wal(&self) -> Result<i64, BenchError> {
-        Ok(sqlx::query_scalar(include_str!("wal.sql"))
+    /// Where the server's write-ahead log stands.
+    pub async fn wal(&self) -> Result<Wal, BenchError> {
+        let row = sqlx::query(include_str!("wal.sql"))
             .fetch_one(&self.pool)
-            .await?)
+            .await?;
+        Ok(Wal {
+            bytes: row.try_get(0)?,
+            at: row.try_get(1)?,
+        })
     }
 
     /// Connections of somebody who writes or waits, apart from those that measure.
@@ -296,6 +308,8 @@ impl Stage {
             provider_url: provider.url.clone(),
             concurrency,
             at_most,
+            claim: bare_loop::CLAIM,
+            record: bare_loop::RECORD,
         };
         process.tell(&serde_json::to_string(&task).map_err(BenchError::Unreadable)?)?;
         Ok(process)

@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use super::figures::as_f64;
+
 /// Times in `/proc/PID/stat` are counted in hundredths of a second on every architecture of today.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -68,12 +70,11 @@ pub fn postmaster_of(server_process: u32) -> Option<u32> {
     (is_postgres(&own.name) && is_postgres(&parent.name)).then_some(own.parent)
 }
 
-/// The most memory that a process has had at once, in bytes (`VmHWM`).
-pub fn memory_peak(pid: u32) -> Option<u64> {
-    kilobytes(
-        &fs::read_to_string(format!("/proc/{pid}/status")).ok()?,
-        "VmHWM:",
-    )
+/// The most memory that a process has had at once (`VmHWM`).
+pub fn memory_peak_mib(pid: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let bytes = kilobytes(&status, "VmHWM:")?;
+    Some(as_f64(bytes) / f64::from(1_u32 << 20))
 }
 
 fn kilobytes(text: &str, label: &str) -> Option<u64> {
@@ -142,6 +143,6 @@ mod tests {
     #[test]
     fn this_process_has_used_something() {
         assert!(cpu(std::process::id()).is_some());
-        assert!(memory_peak(std::process::id()).is_some_and(|bytes| bytes > 0));
+        assert!(memory_peak_mib(std::process::id()).is_some_and(|mib| mib > 0.0));
     }
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{text, worker::listen};
 use crate::{
-    bench::{self, BenchError, Measured, Plan, Report, Scenario, Sizes},
+    bench::{self, BenchError, Finished, Measured, Plan, Report, Scenario, Sizes},
     config::{Misconfigured, duration, variables},
     daemon::Stops,
 };
@@ -41,6 +41,39 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "DURATION,…", value_delimiter = ',', default_value = "0ms,20ms", value_parser = duration)]
     latency: Vec<Duration>,
 
+    /// Messages a second that are written where waits are measured
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    rate: u64,
+
+    /// How long waits, waiting, the limit and producers are observed (producers: half of it)
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=3_600))]
+    seconds: u64,
+
+    /// Jobs that wait beside the drained ones, in the largest case. A million take some minutes and 5 GB, with what follows
+    /// from it
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    backlog: u64,
+
+    /// Jobs that are not due yet [default: as many as --backlog]
+    #[arg(long, value_name = "N")]
+    future: Option<u64>,
+
+    /// Jobs that are finished [default: three times --backlog]
+    #[arg(long, value_name = "N")]
+    finished: Option<u64>,
+
+    /// Jobs that pass while a transaction is held open elsewhere
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    horizon: u64,
+
+    /// Recipients a second, over all workers, where the limit is measured
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+
+    /// Connections that write at once: one case for each number
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "8,32", value_parser = at_least_one)]
+    connections: Vec<usize>,
+
     /// How often each case is measured; the medians are reported
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
     rounds: usize,
@@ -56,14 +89,32 @@ pub(super) struct BenchArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Named {
-    /// How fast a full queue empties
+    /// How fast a full queue empties, beside a bare loop
     Drain,
+    /// How long a message waits, from its commit to its request
+    Latency,
+    /// Whether a queue slows down as it grows: waiting, future, finished jobs
+    Backlog,
+    /// Whether a transaction that is held open elsewhere slows it down
+    Horizon,
+    /// What a worker costs that has nothing to do
+    Idle,
+    /// Whether the limit holds for four workers, and how much of it is used
+    Limit,
+    /// What the outbox costs those who write
+    Producers,
 }
 
 impl From<Named> for Scenario {
     fn from(name: Named) -> Self {
         match name {
             Named::Drain => Self::Drain,
+            Named::Latency => Self::Latency,
+            Named::Backlog => Self::Backlog,
+            Named::Horizon => Self::Horizon,
+            Named::Idle => Self::Idle,
+            Named::Limit => Self::Limit,
+            Named::Producers => Self::Producers,
         }
     }
 }
@@ -89,13 +140,18 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("the directory {} cannot be made", directory.display()))?;
     }
     let plan = plan(&args)?;
-    let report = bench::run(&plan, &stops)
-        .await
-        .map_err(|error| match error {
-            BenchError::Address => anyhow::Error::from(Misconfigured(format!("--server: {error}"))),
-            other => other.into(),
-        })?;
-    if args.json {
+    let Finished { report, cut_short } =
+        bench::run(&plan, &stops)
+            .await
+            .map_err(|error| match error {
+                BenchError::Address => {
+                    anyhow::Error::from(Misconfigured(format!("--server: {error}")))
+                }
+                other => other.into(),
+            })?;
+    if report.results.is_empty() {
+        // Nothing to show.
+    } else if args.json {
         text::print_json(&report)?;
     } else {
         text::print(&show(&report))?;
@@ -107,7 +163,10 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
                 .with_context(|| format!("{} cannot be written", path.display()))?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    match cut_short {
+        None => Ok(ExitCode::SUCCESS),
+        Some(error) => Err(error.into()),
+    }
 }
 
 /// Runs the bare loop, as the process that measures tells it to.
@@ -131,6 +190,14 @@ fn plan(args: &BenchArgs) -> anyhow::Result<Plan> {
             concurrency: args.concurrency,
             workers: args.workers.clone(),
             latency_ms: args.latency.iter().map(in_ms).collect(),
+            rate: args.rate,
+            seconds: args.seconds,
+            backlog: args.backlog,
+            future: args.future.unwrap_or(args.backlog),
+            finished: args.finished.unwrap_or(args.backlog.saturating_mul(3)),
+            horizon: args.horizon,
+            limit: args.limit,
+            connections: args.connections.clone(),
             rounds: args.rounds,
         },
         server: args.server.clone(),
@@ -234,6 +301,7 @@ fn table(measured: &[&Measured]) -> String {
 /// As many digits as mean something.
 fn digits(value: f64) -> String {
     match value.abs() {
+        _ if value.fract() == 0.0 => format!("{value:.0}"),
         100.0.. => format!("{value:.0}"),
         10.0.. => format!("{value:.1}"),
         _ => format!("{value:.2}"),

@@ -1,17 +1,20 @@
 //! `sms-outbox bench` measures what it says it measures, and leaves nothing behind. How fast anything is, no test says.
 
+use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tokio::process::Command;
+use sms_outbox::embedded::{self, Sources};
+use sqlx::{Connection, PgConnection};
+use tokio::process::{Child, Command};
 
 /// Longer than a tiny measurement takes on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(180);
 
-fn bench(arguments: &[&str], temp: &std::path::Path) -> Command {
+fn bench(arguments: &[&str], temp: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sms-outbox"));
     command
         .arg("bench")
@@ -34,6 +37,10 @@ async fn finished(mut command: Command) -> Output {
     let running = command
         .spawn()
         .expect("the program that cargo has just built");
+    ended(running).await
+}
+
+async fn ended(running: Child) -> Output {
     tokio::time::timeout(DEADLINE, running.wait_with_output())
         .await
         .expect("the measurement did not end in time")
@@ -49,7 +56,7 @@ fn temp() -> tempfile::TempDir {
         .expect("a temporary directory")
 }
 
-fn names(directory: &std::path::Path) -> Vec<String> {
+fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("a directory of ours");
     let name = |entry: std::io::Result<std::fs::DirEntry>| {
         let entry = entry.expect("a directory of ours");
@@ -115,32 +122,87 @@ async fn a_tiny_drain_is_measured_beside_the_bare_loop() {
     assert_eq!(names(temp.path()), [""; 0], "left behind");
 }
 
+/// Far more than is drained before a signal comes.
+const ENDLESS: [&str; 5] = ["drain", "--jobs", "1000000", "--rounds", "1"];
+
+/// A measurement that has begun: its server and its processes have their directories.
+async fn begun(temp: &Path) -> Child {
+    let running = bench(&ENDLESS, temp).spawn();
+    let running = running.expect("the program that cargo has just built");
+    wait_until("server and processes", || names(temp).len() == 2).await;
+    running
+}
+
+async fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < DEADLINE, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn signal(running: &Child, signal: Signal) {
+    let pid = running.id().expect("it runs").cast_signed();
+    kill(Pid::from_raw(pid), signal).expect("our own child");
+}
+
 #[tokio::test]
 async fn ctrl_c_leaves_nothing_behind() {
     let temp = temp();
-    // Far more than is drained before the signal comes.
-    let mut command = bench(
-        &["drain", "--jobs", "1000000", "--rounds", "1"],
-        temp.path(),
-    );
-    let running = command
-        .spawn()
-        .expect("the program that cargo has just built");
-    let began = std::time::Instant::now();
-    while names(temp.path()).len() < 2 {
-        assert!(began.elapsed() < DEADLINE, "neither server nor processes");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let pid = running.id().expect("it runs").cast_signed();
-    kill(Pid::from_raw(pid), Signal::SIGINT).expect("our own child");
-    let output = tokio::time::timeout(DEADLINE, running.wait_with_output())
-        .await
-        .expect("it did not end in time")
-        .expect("our own child");
+    let running = begun(temp.path()).await;
+    signal(&running, Signal::SIGINT);
+    let output = ended(running).await;
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("interrupted"), "{said}");
     assert_eq!(names(temp.path()), [""; 0], "left behind");
+}
+
+#[tokio::test]
+async fn not_even_a_killed_measurement_leaves_anything_behind() {
+    let temp = temp();
+    let running = begun(temp.path()).await;
+    signal(&running, Signal::SIGKILL);
+    ended(running).await;
+    wait_until("an empty directory", || names(temp.path()).is_empty()).await;
+}
+
+#[tokio::test]
+async fn an_interrupted_measurement_leaves_a_named_server_as_it_was() {
+    let mut options = embedded::Options::new(Sources::from_env());
+    options.durable = false;
+    let server = embedded::start(&options).await.expect("a private server");
+    let url = server.admin_url();
+    let mut connection = PgConnection::connect(&url)
+        .await
+        .expect("a server that is ready");
+    let temp = temp();
+    let arguments = [&ENDLESS[..], &["--server", &url]].concat();
+    let running = bench(&arguments, temp.path()).spawn();
+    let running = running.expect("the program that cargo has just built");
+
+    let began = Instant::now();
+    while databases(&mut connection).await == 0 {
+        assert!(began.elapsed() < DEADLINE, "no database was made");
+    }
+    signal(&running, Signal::SIGINT);
+    let output = ended(running).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(databases(&mut connection).await, 0, "left behind");
+    assert_eq!(names(temp.path()), [""; 0], "left behind");
+    drop(connection);
+    server.stop().await.expect("it stops in order");
+}
+
+/// Those that measurements have made.
+async fn databases(connection: &mut PgConnection) -> i64 {
+    sqlx::query_scalar(
+        "SELECT count(*) FROM pg_database WHERE datname LIKE 'sms\\_outbox\\_bench\\_%'",
+    )
+    .fetch_one(connection)
+    .await
+    .expect("the catalogue")
 }
 
 #[tokio::test]

@@ -7,10 +7,11 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, raw_sql};
 
 use crate::support::postgres::TestDatabase;
 
-const PAGES: [&str; 4] = [
+const PAGES: [&str; 5] = [
     "README.md",
     "ARCHITECTURE.md",
     "docs/operations.md",
+    "docs/performance.md",
     "docs/producers.md",
 ];
 

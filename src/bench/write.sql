@@ -1,0 +1,1 @@
+INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, priority) VALUES ('SANDBOX', ARRAY[$1::text], $2, false, $3)
