@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::drain::{Drain, Drainer, Priorities, RATE};
 use super::figures::as_f64;
 use super::stage::{Database, Stage};
-use super::{BenchError, Measured, Outcome, Progress, Scenario, Sizes, plot};
+use super::{BenchError, Figures, Measured, Outcome, Progress, Scenario, Sizes, plot};
 
 /// What is in a queue beside the jobs that a measurement drains.
 #[derive(Clone, Copy, Default)]
@@ -16,6 +16,10 @@ struct Beside {
 }
 
 impl Beside {
+    const fn is_nothing(self) -> bool {
+        self.waiting == 0 && self.future == 0 && self.finished == 0
+    }
+
     fn name(self) -> String {
         let kinds = [
             (self.waiting, "waiting"),
@@ -66,7 +70,6 @@ pub(super) async fn measure(
         everything,
     ];
     let mut outcome = Outcome::default();
-    let mut small: [Option<Measured>; 2] = [None, None];
     let mut lines: [Vec<(f64, f64)>; 2] = [Vec::new(), Vec::new()];
     for beside in cases {
         // The bare loop knows waiting rows only.
@@ -77,12 +80,7 @@ pub(super) async fn measure(
             if by == Drainer::BareLoop && !bare_too {
                 continue;
             }
-            let mut measured = drain(stage, sizes, progress, beside, by).await?;
-            if let Some(small) = &small[number] {
-                measured.compare("nothing else", RATE, small);
-            } else {
-                small[number] = Some(measured.clone());
-            }
+            let measured = drain(stage, sizes, progress, beside, by).await?;
             if let Some(rate) = measured.figures.get(RATE).filter(|_| bare_too) {
                 let size = as_f64(sizes.jobs + beside.waiting);
                 lines[number].push((size, rate));
@@ -101,7 +99,7 @@ pub(super) async fn measure(
     Ok(outcome)
 }
 
-/// Several rounds on one queue: it is far larger than what they take out of it, or gets that back.
+/// Several rounds, each beside one on a queue that holds nothing else: what else the machine does changes from minute to minute.
 async fn drain(
     stage: &Stage,
     sizes: &Sizes,
@@ -111,35 +109,74 @@ async fn drain(
 ) -> Result<Measured, BenchError> {
     let what = format!("backlog: {}, {}", beside.name(), by.subject().name());
     progress.begin(format!("{what}: filling"), sizes.jobs);
-    let database = stage.queue(by, 0).await?;
-    beside.fill(&database, by).await?;
-    let mut rounds = Vec::new();
-    let mut next = beside.waiting + 1;
+    let mut queue = Queue::make(stage, by, beside).await?;
+    let mut small = if beside.is_nothing() {
+        None
+    } else {
+        Some(Queue::make(stage, by, Beside::default()).await?)
+    };
+    let (mut rounds, mut compared) = (Vec::new(), Vec::new());
     for round in 1..=sizes.rounds {
-        database
-            .fill(by, sizes.jobs, next, Priorities::Mixed)
-            .await?;
-        next += sizes.jobs;
-        database.tidy().await?;
-        progress.begin(format!("{what}, round {round}"), sizes.jobs);
-        let drain = Drain {
-            database: &database,
+        let what = format!("{what}, round {round}");
+        if let Some(small) = &mut small {
+            compared.push(small.drain(stage, sizes, progress, what.clone()).await?);
+        }
+        rounds.push(queue.drain(stage, sizes, progress, what).await?);
+    }
+    stage.drop_database(queue.database).await?;
+    let mut measured = Measured::new(Scenario::Backlog, beside.name(), by.subject(), rounds);
+    if let Some(small) = small {
+        stage.drop_database(small.database).await?;
+        let small = Measured::new(Scenario::Backlog, "", by.subject(), compared);
+        measured.compare("nothing else", RATE, &small);
+    }
+    Ok(measured)
+}
+
+/// A queue that several rounds drain some of.
+struct Queue {
+    database: Database,
+    by: Drainer,
+    /// The number of the next job.
+    next: u64,
+}
+
+impl Queue {
+    async fn make(stage: &Stage, by: Drainer, beside: Beside) -> Result<Self, BenchError> {
+        let database = stage.queue(by, 0).await?;
+        beside.fill(&database, by).await?;
+        Ok(Self {
+            database,
             by,
+            next: beside.waiting + 1,
+        })
+    }
+
+    /// Puts in what is then taken out.
+    async fn drain(
+        &mut self,
+        stage: &Stage,
+        sizes: &Sizes,
+        progress: &Progress,
+        what: String,
+    ) -> Result<Figures, BenchError> {
+        self.database
+            .fill(self.by, sizes.jobs, self.next, Priorities::Mixed)
+            .await?;
+        self.next += sizes.jobs;
+        self.database.tidy().await?;
+        progress.begin(what, sizes.jobs);
+        let drain = Drain {
+            database: &self.database,
+            by: self.by,
             workers: 1,
             concurrency: sizes.concurrency,
             latency: Duration::ZERO,
             jobs: sizes.jobs,
             more: true,
         };
-        rounds.push(drain.run(stage, progress).await?);
+        drain.run(stage, progress).await
     }
-    stage.drop_database(database).await?;
-    Ok(Measured::new(
-        Scenario::Backlog,
-        beside.name(),
-        by.subject(),
-        rounds,
-    ))
 }
 
 impl Beside {

@@ -100,7 +100,7 @@ impl Database {
         let pool = guard_against_lost_writes(PgPoolOptions::new())
             .min_connections(count)
             .max_connections(count)
-            .connect(&self.url)
+            .connect_with(quiet(&self.url)?)
             .await?;
         // All of them, before anything is measured.
         let mut held = Vec::new();
@@ -132,7 +132,7 @@ impl Stage {
         };
         // The address may hold a password: it is not repeated.
         let address = Url::parse(&server).map_err(|_| BenchError::Address)?;
-        let options = PgConnectOptions::from_str(&server).map_err(|_| BenchError::Address)?;
+        let options = quiet(&server)?;
         let mut admin = tokio::time::timeout(PATIENCE, options.connect())
             .await
             .map_err(|_| BenchError::Unreachable)??;
@@ -193,7 +193,7 @@ impl Stage {
         let url = String::from(url);
         let pool = guard_against_lost_writes(PgPoolOptions::new())
             .max_connections(4)
-            .connect(&url)
+            .connect_with(quiet(&url)?)
             .await?;
         Ok(Database { name, url, pool })
     }
@@ -344,6 +344,12 @@ impl Stage {
         }
         dropped
     }
+}
+
+/// Filling a queue takes as long as it takes: no statement here is worth a line of the log.
+fn quiet(url: &str) -> Result<PgConnectOptions, BenchError> {
+    let options = PgConnectOptions::from_str(url).map_err(|_| BenchError::Address)?;
+    Ok(options.disable_statement_logging())
 }
 
 /// The process above the server's, where the server runs on this machine.
