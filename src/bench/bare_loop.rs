@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use reqwest::Client;
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Row};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection, Row};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
@@ -152,12 +152,8 @@ async fn work(task: Task) -> Result<(), BenchError> {
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
         ]);
-    let pool = PgPoolOptions::new()
-        .max_connections(2)
-        .min_connections(2)
-        .test_before_acquire(false)
-        .connect_with(options)
-        .await?;
+    // One connection for each of the two that use one: nothing to wait for, and nothing to ask before each use.
+    let (claiming, recording) = (options.connect().await?, options.connect().await?);
     let client = client()?;
     let url: Arc<str> = format!("{}/v1/send-sms/json", task.provider_url).into();
 
@@ -166,7 +162,7 @@ async fn work(task: Task) -> Result<(), BenchError> {
     let (answered, answers) = mpsc::channel(2 * task.record);
     let jobs = Arc::new(Mutex::new(jobs));
     let mut parts: JoinSet<Result<(), BenchError>> = JoinSet::new();
-    parts.spawn(claim(pool.clone(), claimed, task.claim, task.at_most));
+    parts.spawn(claim(claiming, claimed, task.claim, task.at_most));
     for _ in 0..task.concurrency {
         parts.spawn(post(
             client.clone(),
@@ -176,7 +172,7 @@ async fn work(task: Task) -> Result<(), BenchError> {
         ));
     }
     drop(answered);
-    parts.spawn(record(pool, answers, task.record));
+    parts.spawn(record(recording, answers, task.record));
     while let Some(part) = parts.join_next().await {
         part.map_err(|_| BenchError::Panicked)??;
     }
@@ -184,7 +180,7 @@ async fn work(task: Task) -> Result<(), BenchError> {
 }
 
 async fn claim(
-    pool: PgPool,
+    mut connection: PgConnection,
     claimed: mpsc::Sender<Job>,
     batch: usize,
     at_most: u64,
@@ -194,7 +190,7 @@ async fn claim(
     while so_far < at_most {
         let rows = sqlx::query(include_str!("bare_claim.sql"))
             .bind(batch)
-            .fetch_all(&pool)
+            .fetch_all(&mut connection)
             .await?;
         if rows.is_empty() {
             break;
@@ -266,7 +262,7 @@ async fn post(
 }
 
 async fn record(
-    pool: PgPool,
+    mut connection: PgConnection,
     mut answers: mpsc::Receiver<(i64, String)>,
     most: usize,
 ) -> Result<(), BenchError> {
@@ -276,7 +272,7 @@ async fn record(
         sqlx::query(include_str!("bare_record.sql"))
             .bind(ids)
             .bind(orders)
-            .execute(&pool)
+            .execute(&mut connection)
             .await?;
     }
     Ok(())
