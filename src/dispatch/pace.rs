@@ -232,29 +232,33 @@ impl Drop for Unrecorded {
 #[derive(Debug)]
 pub(super) struct Poll {
     longest: Duration,
-    last_found: Instant,
+    /// `None`: none since this worker started.
+    last_found: Option<Instant>,
 }
 
 impl Poll {
     /// An empty look costs a tenth of a millisecond of database and worker together, so this is 5 % of a processor while things
     /// move.
-    const SHORTEST: Duration = Duration::from_millis(2);
+    const SHORTEST: Duration = Duration::from_millis(1);
 
     pub(super) fn new(longest: Duration) -> Self {
         Self {
             longest,
-            last_found: Instant::now(),
+            last_found: None,
         }
     }
 
     /// Work was found.
     pub(super) fn found(&mut self) {
-        self.last_found = Instant::now();
+        self.last_found = Some(Instant::now());
     }
 
     /// How long to sleep now. `chance` in `[0, 1)` keeps a fleet from polling in step.
     pub(super) fn pause(&self, chance: f64) -> Duration {
-        self.pause_after(self.last_found.elapsed(), chance)
+        let idle = self
+            .last_found
+            .map_or(Duration::MAX, |found| found.elapsed());
+        self.pause_after(idle, chance)
     }
 
     fn pause_after(&self, idle: Duration, chance: f64) -> Duration {
@@ -273,8 +277,8 @@ mod tests {
     fn polling_slows_down_to_its_interval_and_never_beyond() {
         let poll = Poll::new(Duration::from_secs(1));
         for (idle_ms, pause_ms) in [
-            (0, 2),
-            (100, 2),
+            (0, 1),
+            (100, 1),
             (1_000, 10),
             (30_000, 300),
             (100_000, 1_000),

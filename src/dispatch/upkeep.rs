@@ -162,7 +162,12 @@ pub(super) async fn probe(dispatch: Arc<Dispatch>) {
                 }
                 continue;
             }
-            Ok(None) => INTERVAL.mul_f64(0.25 + chance() / 4.0),
+            // No probe comes sooner than the first one after a pause began.
+            Ok(None) => {
+                let soonest = dispatch.settings.probing.first;
+                let pause = soonest.clamp(Duration::from_millis(100), INTERVAL);
+                pause.mul_f64(0.75 + chance() / 4.0)
+            }
             Err(error) => dispatch.outage.failed(&error),
         };
         if dispatch

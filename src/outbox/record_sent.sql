@@ -13,7 +13,7 @@ SET status = 'sent', sent_at = now(), finished_at = now(), lease_until = NULL,
     error_class = NULL, error_code = NULL, error_message = NULL
 WHERE job.id = ANY ((SELECT $1::uuid[] FROM durable)::uuid[])
   AND job.token = ($2::integer[])[array_position($1::uuid[], job.id)]
-  -- Which is to say that it is sending (a CHECK holds the two together). Said with the status, the planner would think of the
+  -- Which is to say that it is sending (nothing else has a lease). Said with the status, the planner would think of the
   -- index of leases, which is nearly always empty when it is analysed, and full of dead entries when it is read.
   AND job.lease_until IS NOT NULL
 RETURNING job.id

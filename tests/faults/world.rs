@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sms_outbox::guard_against_lost_writes;
-use sms_outbox::outbox::ConnectOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,8 +41,7 @@ pub async fn database(admin_url: &str, url: &str, name: &str) -> PgPool {
         .await
         .expect("a name that is free");
     admin.close().await;
-    let migrated = ConnectOptions::new(url).migrate().await;
-    migrated.expect("an empty database can be migrated");
+    crate::support::postgres::migrate(url).await;
     let pool = guard_against_lost_writes(PgPoolOptions::new())
         .max_connections(4)
         .acquire_timeout(Duration::from_secs(5))

@@ -5,10 +5,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sms_outbox::embedded::{self, Options, PrivatePostgres, Sources};
-use sms_outbox::outbox::ConnectOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection, PgPool};
 
+use super::postgres::migrate;
 use super::worker::{execute, wait_for_count};
 
 /// A server for one test, which may crash, restart and freeze, with the schema in it, and a pool that finds it again.
@@ -17,10 +17,7 @@ pub async fn server_of_its_own() -> (PrivatePostgres, PgPool) {
     // What has been committed must survive the crash.
     options.durable = true;
     let server = embedded::start(&options).await.expect("a private server");
-    ConnectOptions::new(server.admin_url())
-        .migrate()
-        .await
-        .expect("migrated");
+    migrate(&server.admin_url()).await;
     let pool = PgPoolOptions::new()
         .acquire_timeout(Duration::from_secs(60))
         .connect_lazy(&server.admin_url())

@@ -48,8 +48,7 @@ impl TestDatabase {
     /// A fresh database with the schema in it.
     pub async fn create() -> Self {
         Self::from_template("schema", async |url| {
-            let migrated = ConnectOptions::new(url).migrate().await;
-            migrated.expect("an empty database can be migrated");
+            migrate(&url).await;
         })
         .await
     }
@@ -228,6 +227,20 @@ impl TestServer {
 
 /// A copy of a database is not the one that the queue was noted in, and nothing would be sent from it: the first worker of each
 /// test notes its own.
+/// Puts the schema into an empty database, and holds workers to their promises there.
+pub async fn migrate(url: &str) {
+    let migrated = ConnectOptions::new(url).migrate().await;
+    migrated.expect("an empty database can be migrated");
+    let mut connection = PgConnection::connect(url)
+        .await
+        .expect("a database that was just migrated");
+    let promised = sqlx::raw_sql(include_str!("promises.sql"))
+        .execute(&mut connection)
+        .await;
+    promised.expect("rules that fit the schema");
+    connection.close().await.expect("it answered");
+}
+
 async fn forget_the_installation(url: &str) {
     let mut connection = PgConnection::connect(url)
         .await
