@@ -243,7 +243,8 @@ impl Dispatch {
     /// Claims single messages as hands become free. Never more than there are hands free by the time they are here: nothing
     /// waits in this process that another worker could be sending.
     async fn claim_singles(self: Arc<Self>, lane: Arc<Lane>) {
-        let mut poll = Poll::new(self.settings.poll_interval);
+        // Six looks in the interval that is promised: the first messages of a burst wait for one of them, and one may fail.
+        let mut poll = Poll::new(self.settings.poll_interval / 6);
         let mut last_found = Instant::now();
         while let Some(free) = self.unless_stopping(lane.pace.free_hands()).await {
             let slots = self.slots(&lane);
@@ -306,7 +307,7 @@ impl Dispatch {
 
     /// Claims bulk orders, one after the other.
     async fn claim_bulk(self: Arc<Self>, lane: Arc<Lane>) {
-        let mut poll = Poll::new(self.settings.poll_interval);
+        let mut poll = Poll::new(self.settings.poll_interval / 2);
         while self
             .unless_stopping(lane.bulk_pace.free_hands())
             .await

@@ -11,7 +11,7 @@ use crate::faults::{self, Point};
 /// More than a worker can ever hold: with all of them in one hand, it holds nothing else.
 const PLACES: u32 = 1 << 20;
 /// How often it is asked whether there is a message to be sent alone.
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(2);
 
 /// The places that a worker's jobs take, from before their claim until they are on record.
 #[derive(Clone, Debug)]
