@@ -36,8 +36,8 @@ CREATE TABLE sms_outbox.installation (
     one               boolean     NOT NULL DEFAULT true,
     system_identifier text,
     timeline          integer,
-    database_oid      bigint      NOT NULL,
-    database_name     text        NOT NULL,
+    database_oid      bigint,
+    database_name     text,
     jobs_oid          bigint      NOT NULL,
     promotions        text        NOT NULL DEFAULT 'stop',
     noted_at          timestamptz NOT NULL DEFAULT now(),
@@ -58,9 +58,10 @@ COMMENT ON COLUMN sms_outbox.installation.timeline IS
     'server did not say. Written as system_identifier.';
 COMMENT ON COLUMN sms_outbox.installation.database_oid IS
     'The database in the server (pg_database.oid): another after a copy (CREATE DATABASE … TEMPLATE) or a dump that was restored '
-    'into a new database; the same after a renaming. Written as system_identifier.';
+    'into a new database; the same after a renaming. Null: no worker has been here yet, and a template for new databases may '
+    'be copied. Written by the first worker, and by resume --after-restore.';
 COMMENT ON COLUMN sms_outbox.installation.database_name IS
-    'What the database was called then; only for people. Written as system_identifier.';
+    'What the database was called then; only for people. Written as database_oid.';
 COMMENT ON COLUMN sms_outbox.installation.jobs_oid IS
     'The table sms_outbox.jobs in the database (pg_class.oid): another after a dump was restored over it (pg_restore --clean). '
     'Written as system_identifier.';
@@ -70,8 +71,8 @@ COMMENT ON COLUMN sms_outbox.installation.promotions IS
 COMMENT ON COLUMN sms_outbox.installation.noted_at IS 'When this row was written.';
 COMMENT ON COLUMN sms_outbox.installation.noted_by IS 'migrate, a worker, or an operator.';
 
-INSERT INTO sms_outbox.installation (system_identifier, timeline, database_oid, database_name, jobs_oid, noted_by)
-SELECT system_identifier, timeline, database_oid, database_name, jobs_oid, 'migrate' FROM sms_outbox.present_installation();
+INSERT INTO sms_outbox.installation (system_identifier, timeline, jobs_oid, noted_by)
+SELECT system_identifier, timeline, jobs_oid, 'migrate' FROM sms_outbox.present_installation();
 
 -- Whoever may write pauses is a worker or an operator, and needs this table as well: an upgrade must not wait for a GRANT.
 DO $$

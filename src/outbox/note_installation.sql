@@ -5,4 +5,6 @@ SELECT system_identifier, timeline, database_oid, database_name, jobs_oid, $1
 FROM sms_outbox.present_installation()
 ON CONFLICT (one) DO UPDATE
 SET system_identifier = coalesce(noted.system_identifier, excluded.system_identifier),
-    timeline = coalesce(noted.timeline, excluded.timeline)
+    timeline = coalesce(noted.timeline, excluded.timeline),
+    database_oid = coalesce(noted.database_oid, excluded.database_oid),
+    database_name = coalesce(noted.database_name, excluded.database_name)

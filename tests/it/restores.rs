@@ -43,7 +43,7 @@ async fn examined(url: &str) -> (String, String) {
 }
 
 async fn wait_until_noted(pool: &PgPool) {
-    let noted = "SELECT count(*) FROM sms_outbox.installation";
+    let noted = "SELECT count(*) FROM sms_outbox.installation WHERE database_oid IS NOT NULL";
     wait_for_count(pool, noted, |rows| rows == 1).await;
 }
 
@@ -263,17 +263,26 @@ async fn migrate_notes_the_database_and_nobody_overwrites_what_was_noted() {
         .await
         .expect("noted");
     assert!(noted.contains("migrate"), "{noted}");
+    assert!(
+        !noted.contains(database.name()),
+        "a template for new databases may be copied: {noted}"
+    );
     options.migrate().await.expect("nothing to do");
     let outbox = options.connect_lazily().expect("an address");
-    outbox
-        .keep_to_installation("w")
-        .await
-        .expect("it is the one");
-    let again: String = sqlx::query_scalar(row)
-        .fetch_one(database.pool())
-        .await
-        .expect("noted");
-    assert_eq!(again, noted);
+    let mut noted = String::new();
+    for worker in ["first", "second"] {
+        outbox
+            .keep_to_installation(worker)
+            .await
+            .expect("it is the one");
+        let now: String = sqlx::query_scalar(row)
+            .fetch_one(database.pool())
+            .await
+            .expect("noted");
+        assert!(now.contains(database.name()), "{now}");
+        assert!(noted.is_empty() || noted == now, "{noted} {now}");
+        noted = now;
+    }
 
     let said = shell(&database.url())
         .run(&["resume", "--after-restore"])
