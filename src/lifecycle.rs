@@ -678,10 +678,10 @@ impl Policy {
         }
     }
 
-    /// How long a lost answer rests: the settle delay, doubling up to a minute, plus up to a quarter so that a batch that
-    /// was lost together does not come back together.
+    /// How long a lost answer rests: the settle delay, doubling up to three times as much, plus up to a quarter so that a batch
+    /// that was lost together does not come back together.
     fn rest(&self, situation: &Situation) -> Duration {
-        let longest = self.settle_delay.max(Duration::from_secs(60));
+        let longest = self.settle_delay * 3;
         let spacing = Backoff {
             base: self.settle_delay,
             cap: longest,
@@ -898,7 +898,7 @@ mod tests {
             );
         }
         assert_eq!(delay(&FRESH, throttled(None)), (s(1), Some(s(1))));
-        // A lost answer rests for the settle delay and up to a quarter more; doubling, up to a minute.
+        // A lost answer rests for the settle delay and up to a quarter more; doubling, up to three times it.
         for (attempt, least, most) in [(1, 20, 25), (2, 40, 50), (3, 60, 75), (9, 60, 75)] {
             let (delay, pause) = delay(&Situation { attempt, ..FRESH }, unclear(false));
             assert!(
