@@ -145,6 +145,10 @@ pub async fn run(
         "starting"
     );
     let metrics = Metrics::default();
+    for account in &accounts {
+        // Whoever asks before the first claim sees all counters, at zero.
+        metrics.account(&account.name);
+    }
     let outage = Arc::new(Outage::new(metrics.clone()));
     let broken = CancellationToken::new();
     // Before the database is there: that it is not is worth telling.
