@@ -7,6 +7,7 @@
 //! Each step takes what only the step before can have made. Sending consumes a `Permit`, which only the gate gives out;
 //! recording consumes the claim. Here, and only here, the outbox and the provider meet.
 
+mod floors;
 mod gate;
 mod letter;
 mod outage;
@@ -28,6 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
+use floors::Trail;
 use gate::{Held, Permit, slots_ahead};
 use letter::{Letter, Unreadable};
 pub use outage::{Outage, chain};
@@ -245,6 +247,7 @@ impl Dispatch {
     async fn claim_singles(self: Arc<Self>, lane: Arc<Lane>) {
         // Six looks in the interval that is promised: the first messages of a burst wait for one of them, and one may fail.
         let mut poll = Poll::new(self.settings.poll_interval / 6);
+        let mut trail = Trail::new(self.settings.poll_interval / 2);
         let mut last_found = Instant::now();
         while let Some(free) = self.unless_stopping(lane.pace.free_hands()).await {
             let slots = self.slots(&lane);
@@ -257,9 +260,18 @@ impl Dispatch {
                 return;
             };
             let lease = self.settings.policy.lease;
+            let asked = Instant::now();
+            let floors = trail.floors(asked);
             let claimed = self
                 .outbox
-                .claim(&lane.account, hands, lease, &self.settings.worker, slots)
+                .claim(
+                    &lane.account,
+                    hands,
+                    lease,
+                    &self.settings.worker,
+                    slots,
+                    &floors,
+                )
                 .await;
             let pause = match claimed {
                 Ok(claims) => {
@@ -268,6 +280,7 @@ impl Dispatch {
                     }
                     self.outage.over();
                     lane.pace.claim_took();
+                    trail.claimed(&floors, &claims, asked, Instant::now());
                     let found = claims.len();
                     lane.metrics.claimed(found);
                     for claim in claims {

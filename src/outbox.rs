@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
-pub use claim::{Claim, Slots};
+pub use claim::{Claim, Floor, Floors, Slots};
 use connect::STEADY_PLANS;
 pub use connect::{ConnectOptions, guard_against_lost_writes};
 pub use enqueue::{EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once};

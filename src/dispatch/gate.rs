@@ -108,7 +108,12 @@ impl Dispatch {
         let asked = Instant::now();
         let pause = match self
             .outbox
-            .reserve_slot(&lane.account, slots, letter.recipients.len(), claim.urgent)
+            .reserve_slot(
+                &lane.account,
+                slots,
+                letter.recipients.len(),
+                claim.urgent(),
+            )
             .await
         {
             Ok(Some(us)) => {

@@ -1,9 +1,12 @@
 //! What time does to jobs, looked after about once a second by every worker: abandoned claims are taken over, messages
 //! expire, doubts grow too old, pauses end. All of it may be done by several workers at once without harm.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::{Dispatch, chain, chance, recorder::count};
+use super::{Dispatch, chain, chance, floors::LeaseTrail, recorder::count};
 use crate::{
     faults::{self, Point},
     lifecycle::{PauseScope, Settlement, Situation, Suspicion},
@@ -19,6 +22,7 @@ const BATCH: usize = 500;
 const BATCHES: usize = 40;
 
 pub(super) async fn run(dispatch: Arc<Dispatch>) {
+    let mut leases = LeaseTrail::new();
     loop {
         // Not in a database that has forgotten what was sent: there everything waits for a person.
         match dispatch
@@ -28,7 +32,7 @@ pub(super) async fn run(dispatch: Arc<Dispatch>) {
         {
             Ok(()) => {
                 dispatch.outage.confirmed();
-                round(&dispatch).await;
+                round(&dispatch, &mut leases).await;
             }
             Err(error) => drop(dispatch.outage.failed(&error)),
         }
@@ -47,11 +51,11 @@ pub(super) async fn run(dispatch: Arc<Dispatch>) {
 }
 
 /// Each part by itself: what goes wrong in one must not keep the others from being done.
-async fn round(dispatch: &Dispatch) {
+async fn round(dispatch: &Dispatch, leases: &mut LeaseTrail) {
     let parts = [
         expire(dispatch).await,
         set_stale_doubts_aside(dispatch).await,
-        rescue(dispatch).await,
+        rescue(dispatch, leases).await,
         find_twins(dispatch).await,
         end_elapsed_pauses(dispatch).await,
         clear_the_way(dispatch).await,
@@ -181,9 +185,12 @@ pub(super) async fn probe(dispatch: Arc<Dispatch>) {
 }
 
 /// Takes over claims whose lease has run out: their requests may have been accepted.
-async fn rescue(dispatch: &Dispatch) -> Result<(), OutboxError> {
+async fn rescue(dispatch: &Dispatch, leases: &mut LeaseTrail) -> Result<(), OutboxError> {
     for _ in 0..BATCHES {
-        let abandoned = dispatch.outbox.abandoned(BATCH).await?;
+        let began = Instant::now();
+        let reach = leases.reach(began);
+        let abandoned = dispatch.outbox.abandoned(reach, BATCH).await?;
+        let ended = Instant::now();
         let records: Vec<Record> = abandoned
             .iter()
             .map(|claim| take_over(dispatch, claim))
@@ -231,6 +238,7 @@ async fn rescue(dispatch: &Dispatch) -> Result<(), OutboxError> {
             );
         }
         if abandoned.len() < BATCH {
+            leases.looked(reach, began, ended);
             break;
         }
     }

@@ -2,10 +2,12 @@
 -- the lifecycle and recorded under the lost claim's own token, so two rescuers cannot both win.
 -- Also counts how many workers were lost with the same job in their hands, one after the other, and how many at all
 -- meanwhile: where nearly all of them held it, it may be what brings them down.
---   $1 at most
+--   $1 at most   $2 how far back in ms: all that was over before is seen to (null: nothing is; a transaction elsewhere that is
+--                   held open keeps an index entry for every claim there was, and this would walk them all)
 WITH found AS MATERIALIZED (
     SELECT * FROM sms_outbox.jobs
     WHERE status = 'sending' AND lease_until <= now()
+      AND lease_until > coalesce(now() - $2 * interval '1 millisecond', '-infinity')
     ORDER BY lease_until
     LIMIT $1
 ), noted AS (

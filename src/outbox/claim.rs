@@ -35,6 +35,21 @@ impl Slots {
     }
 }
 
+/// A job's place in the order in which jobs of one priority are claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Floor {
+    /// When it was due.
+    pub due_at: DateTime<Utc>,
+    /// Tells those apart that are due at one moment.
+    pub id: Uuid,
+}
+
+/// From where a claim reads on, for priorities 0 to 3; `None`: from the beginning.
+///
+/// What lies below is stepped over, not forgotten: a job that is committed late, or comes back, can be there. So every now and
+/// then a claim has to look at everything.
+pub type Floors = [Option<Floor>; 4];
+
 /// A job that this worker holds until its lease ends. The database says `sending`: from here on it may have been sent.
 #[derive(Clone)]
 pub struct Claim {
@@ -62,8 +77,10 @@ pub struct Claim {
     pub traceparent: Option<String>,
     /// Whether it is a bulk order.
     pub bulk: bool,
-    /// Whether it goes before everything else (priority 0).
-    pub urgent: bool,
+    /// 0 to 3; smaller goes first.
+    pub priority: i16,
+    /// From when on it could be claimed.
+    pub due_at: DateTime<Utc>,
     /// Age of an older doubt at the time of the claim.
     pub doubt_age: Option<Duration>,
     /// Time to `expires_at` at the time of the claim.
@@ -76,6 +93,24 @@ pub struct Claim {
     pub asked: Instant,
     /// When the claim was known here: the earliest moment that is surely not before it.
     pub received: Instant,
+}
+
+impl Claim {
+    /// Whether it goes before everything else.
+    #[must_use]
+    pub const fn urgent(&self) -> bool {
+        self.priority == 0
+    }
+
+    /// Where the next claim can read on. `None` for a doubt, which may have been taken out of its turn.
+    #[must_use]
+    pub fn place(&self) -> Option<Floor> {
+        let in_turn = self.urgent() || self.doubt_age.is_none();
+        in_turn.then_some(Floor {
+            due_at: self.due_at,
+            id: self.id,
+        })
+    }
 }
 
 impl std::fmt::Debug for Claim {
@@ -102,7 +137,8 @@ struct Row {
     max_attempts: i16,
     traceparent: Option<String>,
     bulk: bool,
-    urgent: bool,
+    priority: i16,
+    due_at: DateTime<Utc>,
     provider_send_at_s: Option<i64>,
     doubt_age_ms: Option<i64>,
     expires_in_ms: Option<i64>,
@@ -126,7 +162,8 @@ impl Row {
             max_attempts: self.max_attempts,
             traceparent: self.traceparent,
             bulk: self.bulk,
-            urgent: self.urgent,
+            priority: self.priority,
+            due_at: self.due_at,
             doubt_age: self.doubt_age_ms.map(from_millis),
             expires_in: self.expires_in_ms.map(from_millis),
             wait_us: self.wait_us,
@@ -149,7 +186,7 @@ fn unless_taken(claimed: Result<Option<Row>, OutboxError>) -> Result<Option<Row>
 }
 
 impl Outbox {
-    /// Claims up to `hands` due single messages of `account`, the most urgent first, as far as slots allow.
+    /// Claims up to `hands` due single messages of `account`, the most urgent first, as far as slots allow, from `floors` on.
     ///
     /// Without a limit another statement does it, which knows nothing of slots: 13 microseconds of the database's time for each
     /// job instead of 17 (50 at once; figures of one machine, for the proportion).
@@ -164,7 +201,10 @@ impl Outbox {
         lease: Duration,
         worker: &str,
         slots: Slots,
+        floors: &Floors,
     ) -> Result<Vec<Claim>, OutboxError> {
+        let due_at = floors.map(|floor| floor.map(|floor| floor.due_at));
+        let id = floors.map(|floor| floor.map_or(Uuid::nil(), |floor| floor.id));
         let asked = Instant::now();
         let rows: Vec<Row> = self
             .call_where_noted("claiming jobs", async |connection| {
@@ -187,7 +227,7 @@ impl Outbox {
                 } else {
                     claim
                 };
-                let claim = claim.persistent(self.persistent());
+                let claim = claim.bind(due_at).bind(id).persistent(self.persistent());
                 faults::midway(Point::DuringClaim, claim.fetch_all(connection)).await
             })
             .await?;
@@ -198,7 +238,7 @@ impl Outbox {
             .map(|row| row.into_claim(slack, asked, received))
             .collect();
         // They come in the order of slots, or of their places in the table.
-        claims.sort_by_key(|claim| !claim.urgent);
+        claims.sort_by_key(|claim| !claim.urgent());
         Ok(claims)
     }
 

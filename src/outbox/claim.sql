@@ -1,6 +1,7 @@
 -- Takes what is due of one account's single messages, as many as there are free hands and free slots, and marks them as
 -- "may be sent from here on" before anything leaves.
 --   $1 account   $2 hands   $3 lease in ms   $4 worker   $5 recipients per second (0: no limit)   $6 window   $7 horizon
+--   $8, $9 floors: moment and id for priorities 0 to 3; a null moment: from the beginning
 WITH held AS MATERIALIZED (
     SELECT coalesce(bool_or(scope = 'account'), false) AS account,
            coalesce(bool_or(scope = 'iys'), false) AS iys,
@@ -20,12 +21,13 @@ WITH held AS MATERIALIZED (
               AND status = 'queued' AND NOT bulk AND parked IS NULL
               AND priority = 0
               AND due_at <= now()
+              AND (due_at, id) >= (coalesce(($8::timestamptz[])[1], '-infinity'), ($9::uuid[])[1])
               AND (expires_at IS NULL OR expires_at > now())
               -- Not `<> ALL`: where most rows have one sender, the planner would expect hardly any to pass, and read and sort
               -- the whole queue instead of the first entries of its index.
               AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
               AND NOT (iys AND (SELECT iys FROM held))
-            ORDER BY due_at
+            ORDER BY due_at, id
             LIMIT $2
             FOR NO KEY UPDATE SKIP LOCKED
         ) AS urgent
@@ -49,18 +51,22 @@ WITH held AS MATERIALIZED (
         SELECT found.*
         -- Each priority is probed by itself: one range over all of them could not stop early when the smaller priority is
         -- full of rows that are not due yet. No ORDER BY above the probes: it would read, and lock, all of them in full.
-        FROM (VALUES (1::smallint), (2::smallint), (3::smallint)) AS lane (priority)
+        FROM (
+            SELECT priority::smallint, coalesce(($8::timestamptz[])[priority + 1], '-infinity') AS due_at,
+                   ($9::uuid[])[priority + 1] AS id
+            FROM generate_series(1, 3) AS priority
+        ) AS lane
         CROSS JOIN LATERAL (
             SELECT id, cardinality(recipients), false
             FROM sms_outbox.jobs
             WHERE account = $1
               AND status = 'queued' AND NOT bulk AND parked IS NULL
               AND priority = lane.priority AND ambiguous_since IS NULL
-              AND due_at <= now()
+              AND due_at <= now() AND (due_at, id) >= (lane.due_at, lane.id)
               AND (expires_at IS NULL OR expires_at > now())
               AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
               AND NOT (iys AND (SELECT iys FROM held))
-            ORDER BY due_at
+            ORDER BY due_at, id
             LIMIT $2
             FOR NO KEY UPDATE SKIP LOCKED
         ) AS found
@@ -89,7 +95,7 @@ WITH held AS MATERIALIZED (
 )
 SELECT id, token, sender,
        -- Counted from 1, whatever bounds the producer's array has: drivers refuse to read others.
-       recipients[:] AS recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk, priority = 0 AS urgent,
+       recipients[:] AS recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk, priority, due_at,
        extract(epoch FROM provider_send_at)::bigint AS provider_send_at_s,
        (extract(epoch FROM now() - ambiguous_since) * 1000)::bigint AS doubt_age_ms,
        (extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms,

@@ -60,7 +60,7 @@ WITH held AS MATERIALIZED (
 )
 SELECT id, token, sender,
        -- Counted from 1, whatever bounds the producer's array has: drivers refuse to read others.
-       recipients[:] AS recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk, priority = 0 AS urgent,
+       recipients[:] AS recipients, body, iys, iys_list, attempt, max_attempts, traceparent, bulk, priority, due_at,
        extract(epoch FROM provider_send_at)::bigint AS provider_send_at_s,
        (extract(epoch FROM now() - ambiguous_since) * 1000)::bigint AS doubt_age_ms,
        (extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms,

@@ -1,5 +1,5 @@
 -- As claim.sql, for an account without a limit: no slots, and so nothing that the claimed rows would have to be joined with.
---   $1 account   $2 hands   $3 lease in ms   $4 worker
+--   $1 account   $2 hands   $3 lease in ms   $4 worker   $5, $6 floors
 WITH held AS MATERIALIZED (
     SELECT coalesce(bool_or(scope = 'account'), false) AS account,
            coalesce(bool_or(scope = 'iys'), false) AS iys,
@@ -19,10 +19,11 @@ WITH held AS MATERIALIZED (
               AND status = 'queued' AND NOT bulk AND parked IS NULL
               AND priority = 0
               AND due_at <= now()
+              AND (due_at, id) >= (coalesce(($5::timestamptz[])[1], '-infinity'), ($6::uuid[])[1])
               AND (expires_at IS NULL OR expires_at > now())
               AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
               AND NOT (iys AND (SELECT iys FROM held))
-            ORDER BY due_at
+            ORDER BY due_at, id
             LIMIT $2
             FOR NO KEY UPDATE SKIP LOCKED
         ) AS urgent
@@ -43,18 +44,22 @@ WITH held AS MATERIALIZED (
         ) AS doubtful
         UNION ALL
         SELECT found.*
-        FROM (VALUES (1::smallint), (2::smallint), (3::smallint)) AS lane (priority)
+        FROM (
+            SELECT priority::smallint, coalesce(($5::timestamptz[])[priority + 1], '-infinity') AS due_at,
+                   ($6::uuid[])[priority + 1] AS id
+            FROM generate_series(1, 3) AS priority
+        ) AS lane
         CROSS JOIN LATERAL (
             SELECT ctid
             FROM sms_outbox.jobs
             WHERE account = $1
               AND status = 'queued' AND NOT bulk AND parked IS NULL
               AND priority = lane.priority AND ambiguous_since IS NULL
-              AND due_at <= now()
+              AND due_at <= now() AND (due_at, id) >= (lane.due_at, lane.id)
               AND (expires_at IS NULL OR expires_at > now())
               AND NOT ARRAY[sender] <@ (SELECT senders FROM held)
               AND NOT (iys AND (SELECT iys FROM held))
-            ORDER BY due_at
+            ORDER BY due_at, id
             LIMIT $2
             FOR NO KEY UPDATE SKIP LOCKED
         ) AS found
@@ -69,7 +74,7 @@ SET status = 'sending', attempt = job.attempt + 1, token = job.token + 1,
 -- and not found, because its place is newer than this statement: it stays queued, for the next claim.
 WHERE job.ctid = ANY (ARRAY(SELECT place FROM chosen))
 RETURNING job.id, job.token, job.sender, job.recipients[:] AS recipients, job.body, job.iys, job.iys_list, job.attempt,
-          job.max_attempts, job.traceparent, job.bulk, job.priority = 0 AS urgent,
+          job.max_attempts, job.traceparent, job.bulk, job.priority, job.due_at,
           extract(epoch FROM job.provider_send_at)::bigint AS provider_send_at_s,
           (extract(epoch FROM now() - job.ambiguous_since) * 1000)::bigint AS doubt_age_ms,
           (extract(epoch FROM job.expires_at - now()) * 1000)::bigint AS expires_in_ms,

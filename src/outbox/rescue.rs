@@ -57,16 +57,21 @@ struct Row {
 }
 
 impl Outbox {
-    /// Up to `at_most` claims whose lease has run out, the oldest first.
+    /// Up to `at_most` claims whose lease has run out, the oldest first: within the last `reach`, or whenever.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn abandoned(&self, at_most: usize) -> Result<Vec<Abandoned>, OutboxError> {
+    pub async fn abandoned(
+        &self,
+        reach: Option<Duration>,
+        at_most: usize,
+    ) -> Result<Vec<Abandoned>, OutboxError> {
         let read = Instant::now();
         let rows: Vec<Row> = self
             .call("looking for abandoned claims", async |connection| {
                 sqlx::query_as(faults::sql(include_str!("abandoned.sql")))
                     .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
+                    .bind(reach.map(millis))
                     .persistent(self.persistent())
                     .fetch_all(connection)
                     .await

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::support::postgres::TestDatabase;
 use crate::support::provider::{FakeProvider, Hold, Reply, SEND, in_order};
 use crate::support::worker::{
@@ -154,4 +156,39 @@ async fn a_message_of_many_numbers_gets_its_gap_beside_a_trickle_of_urgent_ones(
     wait_for_statuses(pool, &behind, "sent").await;
     urgent.abort();
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_committed_late_is_sent_though_thousands_were_claimed_past_it() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::scripted(in_order);
+    let worker = Worker::start(&database, &provider, &["--rate-per-second", "0"]);
+    let late = Uuid::from_u128(7);
+    // A long transaction: its messages are due from its beginning.
+    let mut long = pool.begin().await.expect("a transaction");
+    sqlx::query(
+        "INSERT INTO sms_outbox.jobs (id, sender, recipients, body, iys, priority)
+         SELECT $1, 'BRAND', '{905320000000}', 'committed late', false, 1",
+    )
+    .bind(late)
+    .execute(&mut *long)
+    .await
+    .expect("inserted");
+    for priority in ["0", "1", "3"] {
+        let past = insert_many(pool, 1_000, &[("priority", priority)]).await;
+        wait_for_statuses(pool, &past, "sent").await;
+    }
+    long.commit().await.expect("committed");
+    wait_for_status(pool, late, "sent").await;
+    // Put back, far behind all that was claimed since.
+    execute(
+        pool,
+        "UPDATE sms_outbox.jobs SET status = 'queued', due_at = now() - interval '1 year', order_id = NULL, sent_at = NULL,
+                                    finished_at = NULL, body = 'once more' WHERE body = 'committed late'",
+    )
+    .await;
+    wait_for_status(pool, late, "sent").await;
+    worker.stop().await;
+    assert_eq!(provider.orders().len(), 3_002);
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sms_outbox::message::Bulk;
-use sms_outbox::outbox::{self, ConnectOptions, MigrationError, OutboxError, Slots};
+use sms_outbox::outbox::{self, ConnectOptions, Floors, MigrationError, OutboxError, Slots};
 use sms_outbox::{
     Enqueued, Iys, NewMessage, enqueue, enqueue_bulk, enqueue_once, guard_against_lost_writes,
 };
@@ -287,7 +287,7 @@ async fn without_a_pooler_statements_stay_prepared() {
     for _ in 0..3 {
         let lease = Duration::from_secs(60);
         outbox
-            .claim("default", 1, lease, "w", slots)
+            .claim("default", 1, lease, "w", slots, &Floors::default())
             .await
             .expect("a claim");
     }

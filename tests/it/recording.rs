@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use sms_outbox::lifecycle::{ErrorClass, OrderId, Progress, Settlement, Trouble};
-use sms_outbox::outbox::{Claim, Content, Evidence, Observer, Outbox, Record, Recorded, Slots};
+use sms_outbox::outbox::{
+    Claim, Content, Evidence, Floors, Observer, Outbox, Record, Recorded, Slots,
+};
 use uuid::Uuid;
 
 use crate::support::postgres::TestDatabase;
@@ -18,7 +20,7 @@ const UNLIMITED: Slots = Slots {
 async fn claim(outbox: &Outbox, worker: &str) -> Claim {
     let lease = Duration::from_secs(60);
     let mut claims = outbox
-        .claim("default", 1, lease, worker, UNLIMITED)
+        .claim("default", 1, lease, worker, UNLIMITED, &Floors::default())
         .await
         .expect("the database answers");
     assert_eq!(claims.len(), 1);
@@ -309,7 +311,14 @@ async fn a_job_that_is_claimed_is_in_nobody_elses_hands() {
             loop {
                 let worker = format!("w{n}");
                 let claims = outbox
-                    .claim("default", 7, Duration::from_secs(60), &worker, UNLIMITED)
+                    .claim(
+                        "default",
+                        7,
+                        Duration::from_secs(60),
+                        &worker,
+                        UNLIMITED,
+                        &Floors::default(),
+                    )
                     .await
                     .expect("claims");
                 if claims.is_empty() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sms_outbox::embedded::{self, Options, PrivatePostgres, Sources};
-use sms_outbox::outbox::{Change, ConnectOptions, Outbox, OutboxError, Slots};
+use sms_outbox::outbox::{Change, ConnectOptions, Floors, Outbox, OutboxError, Slots};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -195,7 +195,9 @@ async fn behind_a_pooler_each_claim_looks_for_itself() {
     )
     .await;
     let lease = Duration::from_secs(60);
-    let refused = outbox.claim("default", 1, lease, "w", UNLIMITED).await;
+    let refused = outbox
+        .claim("default", 1, lease, "w", UNLIMITED, &Floors::default())
+        .await;
     assert!(
         matches!(
             refused,
@@ -207,7 +209,9 @@ async fn behind_a_pooler_each_claim_looks_for_itself() {
         .confirm_installation("somebody", None)
         .await
         .expect("confirmed");
-    let claims = outbox.claim("default", 1, lease, "w", UNLIMITED).await;
+    let claims = outbox
+        .claim("default", 1, lease, "w", UNLIMITED, &Floors::default())
+        .await;
     assert_eq!(claims.expect("a claim").len(), 1);
 }
 
@@ -236,7 +240,9 @@ async fn a_copy_of_the_database_sends_nothing_to_anyone() {
         Outbox::new(copy.pool().clone()),
     ] {
         let lease = Duration::from_secs(60);
-        let refused = outbox.claim("default", 1, lease, "w", UNLIMITED).await;
+        let refused = outbox
+            .claim("default", 1, lease, "w", UNLIMITED, &Floors::default())
+            .await;
         assert!(
             matches!(
                 refused,

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sms_outbox::outbox::{ConnectOptions, Outbox, Slots};
+use sms_outbox::outbox::{Claim, ConnectOptions, Floors, Outbox, Slots};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, SqlSafeStr};
 use uuid::Uuid;
 
@@ -83,10 +84,25 @@ async fn explain_claim(connection: &mut PgConnection, name: &str, hands: i64) ->
         .await
         .expect("a transaction");
     let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind("default");
+    let from = [None::<DateTime<Utc>>; 4];
+    let ids = [Uuid::nil(); 4];
     let query = match name {
-        "claim_freely" => query.bind(hands).bind(60_000_i64).bind("w"),
+        "claim_freely" => query
+            .bind(hands)
+            .bind(60_000_i64)
+            .bind("w")
+            .bind(from)
+            .bind(ids),
         "claim" => query
             .bind(hands)
+            .bind(60_000_i64)
+            .bind("w")
+            .bind(0_i32)
+            .bind(102_i32)
+            .bind(6_i32)
+            .bind(from)
+            .bind(ids),
+        "claim_alone" => query
             .bind(60_000_i64)
             .bind("w")
             .bind(0_i32)
@@ -144,6 +160,7 @@ async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
         ("claim", "jobs_single_due"),
         ("claim_freely", "jobs_single_due"),
         ("claim_bulk", "jobs_bulk_due"),
+        ("claim_alone", "jobs_parked"),
     ] {
         let nothing = explain_claim(&mut connection, name, 50).await;
         assert!(uses_index(&nothing, index), "{nothing:#}");
@@ -188,8 +205,10 @@ async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
 /// The plan that a worker's session has for a claim, whatever the numbers: its planner may make only one.
 async fn explain_steady_claim(connection: &mut PgConnection, name: &str, with: &str) -> Value {
     let types = match name {
-        "claim" => "text, bigint, bigint, text, integer, integer, integer",
-        "claim_freely" => "text, bigint, bigint, text",
+        "claim" => "text, bigint, bigint, text, integer, integer, integer, timestamptz[], uuid[]",
+        "claim_freely" => "text, bigint, bigint, text, timestamptz[], uuid[]",
+        "claim_alone" => "text, bigint, text, integer, integer, integer",
+        "abandoned" => "bigint, bigint",
         _ => "text, bigint, text",
     };
     let sql = format!("PREPARE {name} ({types}) AS {}", statement(name));
@@ -230,17 +249,24 @@ async fn a_workers_session_claims_by_index_whatever_the_statistics_say() {
         for (name, with, index, at_most) in [
             (
                 "claim",
-                "'default', 10, 60000, 'w', 0, 102, 6",
+                "'default', 10, 60000, 'w', 0, 102, 6, NULL, NULL",
                 "jobs_single_due",
                 10 * 40 + 60,
             ),
             (
                 "claim_freely",
-                "'default', 10, 60000, 'w'",
+                "'default', 10, 60000, 'w', NULL, NULL",
                 "jobs_single_due",
                 10 * 40 + 60,
             ),
             ("claim_bulk", "'default', 60000, 'w'", "jobs_bulk_due", 40),
+            (
+                "claim_alone",
+                "'default', 60000, 'w', 0, 102, 6",
+                "jobs_parked",
+                20,
+            ),
+            ("abandoned", "500, NULL", "jobs_lease", 20),
         ] {
             let plan = explain_steady_claim(&mut connection, name, with).await;
             assert!(
@@ -254,6 +280,84 @@ async fn a_workers_session_claims_by_index_whatever_the_statistics_say() {
             );
         }
     }
+}
+
+/// While something is held open elsewhere, no entry of an index goes away.
+#[tokio::test]
+async fn with_a_transaction_held_open_claims_and_rescues_walk_only_what_was_claimed_lately() {
+    let database = lived_in().await;
+    let pool = database.pool();
+    let mut elsewhere = pool.begin().await.expect("a transaction");
+    sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class")
+        .execute(&mut *elsewhere)
+        .await
+        .expect("a snapshot");
+    // One statement: all of them are due at one moment.
+    insert_many(pool, 3_100, &[]).await;
+    let options = ConnectOptions {
+        for_worker: true,
+        ..ConnectOptions::new(database.url())
+    };
+    let outbox = options.connect().await.expect("the database");
+    let slots = Slots {
+        per_second: 0,
+        slack: Duration::from_millis(20),
+        horizon: Duration::from_millis(60),
+    };
+    let (mut floors, mut seen) = (Floors::default(), Vec::new());
+    for _ in 0..30 {
+        let lease = Duration::from_millis(1);
+        let claims = outbox
+            .claim("default", 100, lease, "w", slots, &floors)
+            .await
+            .expect("claims");
+        assert_eq!(claims.len(), 100);
+        floors[1] = claims.iter().filter_map(Claim::place).max();
+        seen.extend(claims.iter().map(|claim| claim.id));
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(
+        seen.len(),
+        3_000,
+        "none is left out below a floor, and none comes twice"
+    );
+
+    let mut connection = outbox.pool().acquire().await.expect("a connection");
+    let at = floors[1].expect("a floor");
+    let from = format!(
+        "ARRAY[NULL, '{due_at}', NULL, NULL]::timestamptz[], array_fill('{id}'::uuid, ARRAY[4])",
+        due_at = at.due_at.to_rfc3339(),
+        id = at.id
+    );
+    for (name, with) in [
+        ("claim", "'default', 10, 60000, 'w', 0, 102, 6"),
+        ("claim_freely", "'default', 10, 60000, 'w'"),
+    ] {
+        let with_floor = format!("{with}, {from}");
+        let without = format!("{with}, NULL, NULL");
+        let near = pages(&explain_steady_claim(&mut connection, name, &with_floor).await);
+        let far = pages(&explain_steady_claim(&mut connection, name, &without).await);
+        assert!(
+            near <= 10 * 40 + 60,
+            "{name}: {near} pages from the floor on"
+        );
+        assert!(
+            far > near + 500,
+            "{name}: {near} and {far} pages: nothing was in the way"
+        );
+    }
+
+    // All of these leases are over, are seen to, and leave their entries behind.
+    execute(
+        pool,
+        "UPDATE sms_outbox.jobs SET status = 'sent', lease_until = NULL, sent_at = now(), finished_at = now() WHERE status = 'sending'",
+    )
+    .await;
+    let near = pages(&explain_steady_claim(&mut connection, "abandoned", "500, 0").await);
+    let far = pages(&explain_steady_claim(&mut connection, "abandoned", "500, NULL").await);
+    assert!(near <= 20 && far > 100, "{near} and {far} pages");
+    elsewhere.rollback().await.expect("let go");
 }
 
 #[tokio::test]
@@ -330,7 +434,14 @@ async fn recording_goes_by_the_primary_key_also_with_stale_statistics() {
         horizon: Duration::from_millis(60),
     };
     let claims = outbox
-        .claim("default", 50, Duration::from_secs(60), "w", slots)
+        .claim(
+            "default",
+            50,
+            Duration::from_secs(60),
+            "w",
+            slots,
+            &Floors::default(),
+        )
         .await
         .expect("claims");
     assert_eq!(claims.len(), 50);
