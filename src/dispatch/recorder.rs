@@ -1,8 +1,12 @@
 //! Writes outcomes down: whatever has come in while the last batch was being written is the next batch. One row at once
-//! under low load, many under high load, and no timer in between.
+//! under low load, many under high load.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
 use super::{
@@ -19,7 +23,11 @@ use crate::{
 };
 
 /// The most outcomes that one statement records: it finds each answer's place among them by looking through all.
-pub(super) const BATCH: usize = 100;
+pub(super) const BATCH: usize = 200;
+
+/// After a batch of several, nothing is written for as long as that took, and no longer than this: the next one is twice as
+/// large, and no hand waits for it.
+const LONGEST_REST: Duration = Duration::from_millis(5);
 
 /// An outcome, with everything that is held until it is on record.
 #[derive(Debug)]
@@ -51,27 +59,32 @@ impl Recorder {
         let mut batch = Vec::with_capacity(BATCH);
         // What could not be written and is tried again, after this long.
         let mut again: (Vec<Entry>, Duration) = (Vec::new(), Duration::ZERO);
-        while open || !again.0.is_empty() {
-            if again.0.is_empty() {
-                open = entries.recv_many(&mut batch, BATCH).await > 0;
-            } else {
+        while open || !batch.is_empty() || !again.0.is_empty() {
+            if !again.0.is_empty() {
+                // What comes in meanwhile joins the next try; it must not be held up by what cannot be written.
                 let wait = tokio::time::sleep(again.1);
                 tokio::pin!(wait);
-                // What comes in meanwhile joins the next try; it must not be held up by what cannot be written.
-                while open && batch.len() < BATCH {
-                    tokio::select! {
-                        () = &mut wait => break,
-                        received = entries.recv_many(&mut batch, BATCH) => open = received > 0,
-                    }
-                }
+                open = open && fill(&mut entries, &mut batch, BATCH, wait.as_mut()).await;
                 if !open {
                     wait.await;
                 }
+            } else if batch.is_empty() {
+                open = entries.recv_many(&mut batch, BATCH).await > 0;
+            } else {
+                // What has come in since.
+                let room = BATCH.saturating_sub(batch.len());
+                entries.recv_many(&mut batch, room).now_or_never();
             }
             let mut all = std::mem::take(&mut again.0);
             all.append(&mut batch);
+            let many = all.len() > 1;
+            let began = Instant::now();
             let (ready, held) = self.pauses(all).await;
             again = self.write(ready).await;
+            if many && open {
+                let rest = tokio::time::sleep(began.elapsed().min(LONGEST_REST));
+                open = fill(&mut entries, &mut batch, BATCH / 2, rest).await;
+            }
             if let Some((entries, wait)) = held {
                 again.0.extend(entries);
                 again.1 = again.1.max(wait);
@@ -209,6 +222,25 @@ impl Recorder {
         }
         Ok(())
     }
+}
+
+/// Receives until there are so many, or for so long. `false`: nobody is left who could send.
+async fn fill(
+    entries: &mut mpsc::Receiver<Entry>,
+    batch: &mut Vec<Entry>,
+    enough: usize,
+    time: impl Future<Output = ()>,
+) -> bool {
+    tokio::pin!(time);
+    while batch.len() < enough {
+        tokio::select! {
+            () = &mut time => return true,
+            received = entries.recv_many(batch, BATCH) => if received == 0 {
+                return false;
+            },
+        }
+    }
+    true
 }
 
 /// What is held until the outcome is on record, and let go of then.
