@@ -6,7 +6,7 @@
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use clap::Args;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     backoff::Backoff,
@@ -243,11 +243,11 @@ impl WorkerArgs {
         if self.concurrency == 0 {
             return refuse("SMS_OUTBOX_CONCURRENCY must be at least 1".to_owned());
         }
-        if self.concurrency < self.provider.accounts.len() {
+        let accounts = self.provider.names().len();
+        if self.concurrency < accounts {
             return refuse(format!(
-                "SMS_OUTBOX_CONCURRENCY ({}) must be at least the number of accounts ({})",
-                self.concurrency,
-                self.provider.accounts.len()
+                "SMS_OUTBOX_CONCURRENCY ({}) must be at least the number of accounts ({accounts})",
+                self.concurrency
             ));
         }
         if self.concurrency > 10_000 {
@@ -365,25 +365,57 @@ pub struct AccountSecrets {
 }
 
 impl ProviderArgs {
+    /// The accounts to send for, each of them once, in the order of their first mention.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.accounts.iter().map(|name| name.trim()) {
+            if !name.is_empty() && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// Refuses accounts that would sign with one another's key: an environment knows no `-` and no small letters by custom,
+    /// so that names which differ in nothing else have one variable.
+    ///
+    /// # Errors
+    /// Naming two of them, and the variable.
+    pub fn check_names(&self) -> Result<(), Misconfigured> {
+        let names = self.names();
+        if names.is_empty() {
+            return Err(Misconfigured(
+                "SMS_OUTBOX_ACCOUNTS names no account".to_owned(),
+            ));
+        }
+        for (place, name) in names.iter().enumerate() {
+            let suffix = variable_suffix(name);
+            if let Some(other) = names[..place]
+                .iter()
+                .find(|other| variable_suffix(other) == suffix)
+            {
+                return Err(Misconfigured(format!(
+                    "SMS_OUTBOX_ACCOUNTS names {other:?} and {name:?}, whose keys are both called {KEY}{suffix}: one \
+                     process cannot tell them apart, so give one of them another name, or a worker of its own"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Looks up the key and hash of every account. They have no flags: a command line is visible to every user of the
     /// machine.
     ///
     /// # Errors
-    /// When one is missing, naming its variable.
+    /// When one is missing, naming its variable, and when [two accounts have one variable](Self::check_names).
     pub fn secrets(
         &self,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Vec<AccountSecrets>, Misconfigured> {
+        self.check_names()?;
         let mut found: Vec<AccountSecrets> = Vec::new();
-        for account in self
-            .accounts
-            .iter()
-            .map(|name| name.trim())
-            .filter(|name| !name.is_empty())
-        {
-            if found.iter().any(|known| known.account == account) {
-                continue;
-            }
+        for account in self.names() {
             let suffix = variable_suffix(account);
             let read = |stem: &str| {
                 let name = format!("{stem}{suffix}");
@@ -402,13 +434,26 @@ impl ProviderArgs {
                 hash,
             });
         }
-        if found.is_empty() {
-            return Err(Misconfigured(
-                "SMS_OUTBOX_ACCOUNTS names no account".to_owned(),
-            ));
-        }
         Ok(found)
     }
+}
+
+/// What is odd about the keys of several accounts. The limit is kept per account as jobs name it, and the provider keeps its
+/// own per key.
+#[must_use]
+pub fn shared_keys(accounts: &[AccountSecrets]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (place, one) in accounts.iter().enumerate() {
+        let same = |other: &&AccountSecrets| other.key.expose_secret() == one.key.expose_secret();
+        if let Some(other) = accounts[..place].iter().find(same) {
+            warnings.push(format!(
+                "accounts {:?} and {:?} have the same key: to the provider they are one account, and together they may send \
+                 twice what it allows (SMS_OUTBOX_RATE_PER_SECOND is for each)",
+                other.account, one.account
+            ));
+        }
+    }
+    warnings
 }
 
 /// `default` -> ``, `marketing` -> `_MARKETING`, `my-brand` -> `_MY_BRAND`.
@@ -576,6 +621,118 @@ mod tests {
             !format!("{all:?}").contains("value"),
             "secrets print nothing"
         );
+    }
+
+    /// What an account's key is looked up as.
+    #[test]
+    fn a_variable_is_called_as_its_account_in_capitals() {
+        for (account, suffix) in [
+            ("default", ""),
+            ("marketing", "_MARKETING"),
+            ("Marketing", "_MARKETING"),
+            ("my-brand", "_MY_BRAND"),
+            ("my_brand", "_MY_BRAND"),
+            ("my brand", "_MY_BRAND"),
+            ("brand.2", "_BRAND_2"),
+            ("şube", "__UBE"),
+            ("-", "__"),
+            // Only the one that jobs have by default goes without.
+            ("Default", "_DEFAULT"),
+        ] {
+            assert_eq!(variable_suffix(account), suffix, "{account}");
+        }
+    }
+
+    #[test]
+    fn accounts_whose_variables_have_one_name_are_refused() {
+        let refused = |names: &str| {
+            let config = worker(&["--accounts", names]).provider;
+            let refused = config.secrets(|_| Some("value".to_owned())).err();
+            refused.map(|error| error.to_string())
+        };
+        for (names, one, other, variable) in [
+            ("my-brand,my_brand", "my-brand", "my_brand", "_MY_BRAND"),
+            ("default,shop,SHOP", "shop", "SHOP", "_SHOP"),
+            ("şube,default,çube", "şube", "çube", "__UBE"),
+        ] {
+            let sentence = refused(names).expect(names);
+            for part in [
+                format!("{one:?}"),
+                format!("{other:?}"),
+                format!("ILETIMERKEZI_API_KEY{variable}:"),
+            ] {
+                assert!(sentence.contains(&part), "{part}: {sentence}");
+            }
+        }
+        for names in ["default,Default", "shop,shop2", "shop,shop", "a-b,a,b"] {
+            assert_eq!(refused(names), None, "{names}");
+        }
+        for names in ["", ",", " , "] {
+            let sentence = refused(names).expect(names);
+            assert!(sentence.contains("names no account"), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn an_account_that_is_named_twice_is_one_account() {
+        let config = worker(&["--accounts", "b, a,b ,,a,", "--concurrency", "2"]);
+        assert_eq!(config.provider.names(), ["b", "a"]);
+        assert_eq!(config.check(), Ok(()));
+        let secrets = config.provider.secrets(|_| Some("value".to_owned()));
+        assert_eq!(secrets.expect("values").len(), 2);
+        let one_hand = worker(&["--accounts", "b,a", "--concurrency", "1"]);
+        let sentence = one_hand.check().unwrap_err().to_string();
+        assert!(
+            sentence.contains("the number of accounts (2)"),
+            "{sentence}"
+        );
+    }
+
+    #[test]
+    fn a_key_that_is_missing_or_blank_is_named_with_its_account() {
+        let config = worker(&["--accounts", "default,shop"]).provider;
+        for missing in [
+            "ILETIMERKEZI_API_KEY",
+            "ILETIMERKEZI_API_HASH",
+            "ILETIMERKEZI_API_KEY_SHOP",
+            "ILETIMERKEZI_API_HASH_SHOP",
+        ] {
+            for instead in [None, Some(String::new()), Some("  ".to_owned())] {
+                let values = |name: &str| {
+                    if name == missing {
+                        instead.clone()
+                    } else {
+                        Some("value".to_owned())
+                    }
+                };
+                let sentence = config.secrets(values).unwrap_err().to_string();
+                let account = if missing.ends_with("_SHOP") {
+                    "shop"
+                } else {
+                    "default"
+                };
+                for part in [format!("{missing} is not set"), format!("{account:?}")] {
+                    assert!(sentence.contains(&part), "{part}: {sentence}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_accounts_with_one_key_are_worth_a_warning() {
+        let config = worker(&["--accounts", "default,shop,other"]).provider;
+        let with = |values: fn(&str) -> &str| {
+            let secrets = config.secrets(|name| Some(values(name).to_owned()));
+            shared_keys(&secrets.expect("values"))
+        };
+        assert_eq!(with(|name| name), Vec::<String>::new());
+        let warnings = with(|name| name.trim_end_matches("_OTHER"));
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(
+            warnings[0].contains("\"default\" and \"other\""),
+            "{warnings:?}"
+        );
+        assert!(!warnings[0].contains("ILETIMERKEZI_API"), "no key is shown");
     }
 
     #[test]

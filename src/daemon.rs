@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{AccountSecrets, Misconfigured, WorkerArgs, connections},
+    config::{AccountSecrets, Misconfigured, WorkerArgs, connections, shared_keys},
     dispatch::{Account, Dispatch, Outage, Settings},
     faults,
     metrics::Metrics,
@@ -90,7 +90,7 @@ pub async fn run(
     stops: Stops,
 ) -> Result<Ended, DaemonError> {
     config.check()?;
-    for warning in config.warnings() {
+    for warning in config.warnings().into_iter().chain(shared_keys(&secrets)) {
         tracing::warn!("{warning}");
     }
     let worker = worker_name();

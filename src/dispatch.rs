@@ -211,6 +211,8 @@ impl Dispatch {
             let bulk = Arc::clone(&dispatch).claim_bulk(Arc::clone(lane));
             loops.spawn(watched(broken.clone(), "claiming", singles));
             loops.spawn(watched(broken.clone(), "claiming bulk orders", bulk));
+            let probe = upkeep::probe(Arc::clone(&dispatch), Arc::clone(lane));
+            loops.spawn(watched(broken.clone(), "probing", probe));
             if let Some(settings) = dispatch.settings.reconciling {
                 let search = reconcile::run(Arc::clone(&dispatch), Arc::clone(lane), settings);
                 loops.spawn(watched(broken.clone(), "looking for lost orders", search));
@@ -225,11 +227,6 @@ impl Dispatch {
             broken.clone(),
             "upkeep",
             upkeep::run(Arc::clone(&dispatch)),
-        ));
-        loops.spawn(watched(
-            broken.clone(),
-            "probing",
-            upkeep::probe(Arc::clone(&dispatch)),
         ));
         loops.close();
         let recording = TaskTracker::new();

@@ -19,7 +19,7 @@ use super::{
     text,
 };
 use crate::{
-    config::{AccountSecrets, WorkerArgs, connections},
+    config::{AccountSecrets, WorkerArgs, connections, shared_keys},
     dispatch::chain,
     outbox::{ConnectOptions, Outbox, OutboxError, PgBouncer, Pooling, SchemaState, SenderInUse},
     provider::{Balance, Credentials, ProbeError, Provider, ProviderConfig},
@@ -237,7 +237,7 @@ async fn look(
             return Ok(Vec::new());
         }
     };
-    let needed = connections(config.provider.accounts.len());
+    let needed = connections(config.provider.names().len());
     report.extend(judge::server(&facts, needed));
     match options.pooling().await {
         Ok(pooling) => report.add(judge::pooling(pooling, config.database.pgbouncer)),
@@ -292,8 +292,7 @@ async fn look(
         }
         Err(error) => failed(report, "queue", &error)?,
     }
-    let served = config.provider.accounts.iter().map(|name| name.trim());
-    report.extend(judge::unserved(&senders, &served.collect::<Vec<_>>()));
+    report.extend(judge::unserved(&senders, &config.provider.names()));
     match outbox.pauses(None).await {
         Ok(pauses) if pauses.is_empty() => report.add(Finding::ok("pauses", "none")),
         Ok(pauses) => report.extend(pauses.iter().map(judge::pause)),
@@ -341,20 +340,22 @@ async fn provider(config: &WorkerArgs, senders: &[SenderInUse], report: &mut Rep
             "use https in ILETIMERKEZI_BASE_URL",
         ));
     }
-    let mut names: Vec<&str> = config
-        .provider
-        .accounts
-        .iter()
-        .map(|name| name.trim())
-        .filter(|name| !name.is_empty())
-        .collect();
-    names.dedup();
-    if names.is_empty() {
-        report.add(Finding::fault(
-            "credentials",
-            "SMS_OUTBOX_ACCOUNTS names no account",
-            "leave it out, or name the accounts to send for",
-        ));
+    let names = config.provider.names();
+    let told_apart = config.provider.check_names();
+    if let Err(error) = &told_apart {
+        report.add(if names.is_empty() {
+            Finding::fault(
+                "credentials",
+                error.to_string(),
+                "leave it out, or name the accounts to send for",
+            )
+        } else {
+            Finding::fault(
+                "credentials",
+                "two accounts have one variable",
+                error.to_string(),
+            )
+        });
     }
     let mut found: Vec<AccountSecrets> = Vec::new();
     for name in names {
@@ -368,6 +369,16 @@ async fn provider(config: &WorkerArgs, senders: &[SenderInUse], report: &mut Rep
                 format!("account {name} has none"),
                 error.to_string(),
             )),
+        }
+    }
+    // Those of one variable have one key, which has been said.
+    if told_apart.is_ok() {
+        for warning in shared_keys(&found) {
+            report.add(Finding::warning(
+                "credentials",
+                warning,
+                "give each the key of an account of its own, or all jobs one account",
+            ));
         }
     }
     // Side by side: a provider that is silent is silent for all of them.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Dispatch, chain, chance, floors::LeaseTrail, recorder::count};
+use super::{Dispatch, Lane, chain, chance, floors::LeaseTrail, recorder::count};
 use crate::{
     faults::{self, Point},
     lifecycle::{PauseScope, Settlement, Situation, Suspicion},
@@ -146,19 +146,19 @@ async fn clear_the_way(dispatch: &Dispatch) -> Result<(), OutboxError> {
     Ok(())
 }
 
-/// Asks the provider about paused accounts, when it is time to. Apart from the rest: a provider that does not answer must
-/// hold up nothing else.
-pub(super) async fn probe(dispatch: Arc<Dispatch>) {
-    let accounts = dispatch.accounts();
+/// Asks the provider about an account's pauses, when it is time to. Apart from the rest, and from other accounts: a provider
+/// that does not answer must hold up nothing else.
+pub(super) async fn probe(dispatch: Arc<Dispatch>, lane: Arc<Lane>) {
+    let account = [lane.account.to_string()];
     loop {
         let pause = match dispatch
             .outbox
-            .due_probe(&accounts, dispatch.settings.probing)
+            .due_probe(&account, dispatch.settings.probing)
             .await
         {
             Ok(Some(probe)) => {
                 if dispatch
-                    .unless_stopping(ask(&dispatch, &probe))
+                    .unless_stopping(ask(&dispatch, &lane, &probe))
                     .await
                     .is_none()
                 {
@@ -294,14 +294,7 @@ fn take_over(dispatch: &Dispatch, claim: &Abandoned) -> Record {
 }
 
 /// Asks the provider, without sending anything, whether the trouble behind a pause is over.
-async fn ask(dispatch: &Dispatch, probe: &DueProbe) {
-    let Some(lane) = dispatch
-        .lanes
-        .iter()
-        .find(|lane| *lane.account == probe.account)
-    else {
-        return;
-    };
+async fn ask(dispatch: &Dispatch, lane: &Lane, probe: &DueProbe) {
     let answer: Result<bool, ProbeError> = match probe.scope {
         // A brand code that is missing (470) shows in no harmless call; an account in order is the best sign there is, and
         // one message goes ahead alone.

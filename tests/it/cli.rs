@@ -53,7 +53,7 @@ impl Shell {
         }
     }
 
-    fn at(database: &TestDatabase) -> Self {
+    pub(crate) fn at(database: &TestDatabase) -> Self {
         Self::without_database().with("DATABASE_URL", database.url())
     }
 

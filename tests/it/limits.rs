@@ -14,7 +14,7 @@ use crate::support::worker::{
 };
 
 /// The most recipients that arrived within any second.
-fn most_in_a_second(orders: &[Request]) -> usize {
+pub(crate) fn most_in_a_second(orders: &[Request]) -> usize {
     let mut moments: Vec<(Instant, usize)> = orders
         .iter()
         .map(|r| (r.arrived, r.numbers().len()))

@@ -1,5 +1,6 @@
 //! What the program promises, checked against a real PostgreSQL.
 
+mod accounts;
 mod adversity;
 mod answers;
 mod architecture;

@@ -13,10 +13,10 @@ use crate::support::worker::{
     DEADLINE, Process, execute, insert, insert_many, wait_for_status, wait_for_statuses,
 };
 
-const ANYWHERE: [&str; 2] = ["--metrics-address", "127.0.0.1:0"];
+pub(crate) const ANYWHERE: [&str; 2] = ["--metrics-address", "127.0.0.1:0"];
 
 /// Where a worker serves, from its own words.
-async fn address(worker: &Process) -> String {
+pub(crate) async fn address(worker: &Process) -> String {
     worker.wait_for_line("serving /metrics and /healthz").await;
     let lines = worker.lines();
     let found = lines.iter().find_map(|line| line.split("address=").nth(1));
@@ -62,11 +62,16 @@ fn sample(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
     line.rsplit_once(' ')?.1.parse().ok()
 }
 
-fn value(text: &str, name: &str, labels: &[&str]) -> f64 {
+pub(crate) fn value(text: &str, name: &str, labels: &[&str]) -> f64 {
     sample(text, name, labels).unwrap_or_else(|| panic!("no {name} {labels:?} in:\n{text}"))
 }
 
-async fn wait_for_value(address: &str, name: &str, labels: &[&str], expected: f64) -> String {
+pub(crate) async fn wait_for_value(
+    address: &str,
+    name: &str,
+    labels: &[&str],
+    expected: f64,
+) -> String {
     let began = Instant::now();
     loop {
         let text = scrape(address).await;

@@ -57,6 +57,12 @@ impl Request {
             .unwrap_or_default()
     }
 
+    pub fn hash(&self) -> &str {
+        self.json["request"]["authentication"]["hash"]
+            .as_str()
+            .unwrap_or_default()
+    }
+
     pub fn numbers(&self) -> Vec<&str> {
         let numbers = self.order()["message"]["receipents"]["number"].as_array();
         numbers.map_or_else(Vec::new, |all| {
