@@ -7,12 +7,13 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, raw_sql};
 
 use crate::support::postgres::TestDatabase;
 
-const PAGES: [&str; 5] = [
+const PAGES: [&str; 6] = [
     "README.md",
     "ARCHITECTURE.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/producers.md",
+    "docs/scaling.md",
 ];
 
 /// The roles that the pages grant something to.
