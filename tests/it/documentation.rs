@@ -188,7 +188,8 @@ async fn the_grants_for_producers_suffice_and_give_nothing_away() {
 async fn every_constraint_that_the_pages_name_exists() {
     let database = TestDatabase::create().await;
     let known: Vec<String> = sqlx::query_scalar(
-        "SELECT conname::text FROM pg_constraint WHERE conrelid = 'sms_outbox.jobs'::regclass",
+        "SELECT conname::text FROM pg_constraint
+         WHERE conrelid = 'sms_outbox.jobs'::regclass OR contypid = 'sms_outbox.job_rules'::regtype",
     )
     .fetch_all(database.pool())
     .await

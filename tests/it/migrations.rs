@@ -181,3 +181,83 @@ async fn another_search_path_changes_nothing() {
     worker.stop().await;
     pool.close().await;
 }
+
+/// A database with the schema as it was before a version.
+async fn before(version: i64) -> TestDatabase {
+    let database = TestDatabase::empty().await;
+    let mut migrator = sqlx::migrate!("./migrations");
+    migrator
+        .migrations
+        .to_mut()
+        .retain(|migration| migration.version < version);
+    migrator.create_schema("sms_outbox");
+    migrator.dangerous_set_table_name("sms_outbox._migrations");
+    migrator
+        .run(database.pool())
+        .await
+        .expect("migrated so far");
+    database
+}
+
+#[tokio::test]
+async fn rules_move_into_a_domain_beside_producers_and_workers_and_no_row_is_read_or_rewritten() {
+    let database = before(9).await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    let early = insert(pool, &[]).await;
+    // What a worker of the version before holds, and what none has seen.
+    let held = insert(
+        pool,
+        &[
+            ("status", "'sending'"),
+            ("token", "1"),
+            ("worker", "'earlier'"),
+            ("claimed_at", "now()"),
+            ("lease_until", "now() + interval '1 hour'"),
+        ],
+    )
+    .await;
+    let file = "SELECT pg_relation_filenode('sms_outbox.jobs')::bigint";
+    let rows = "SELECT sum(hashtextextended(job::text, 0))::bigint FROM sms_outbox.jobs AS job";
+    let was = (count(pool, file).await, count(pool, rows).await);
+    ConnectOptions::new(database.url())
+        .migrate()
+        .await
+        .expect("migrated");
+    assert_eq!((count(pool, file).await, count(pool, rows).await), was);
+    let unread = "SELECT count(*) FROM pg_constraint WHERE conname = 'jobs_keep_the_rules' AND NOT convalidated";
+    assert_eq!(
+        count(pool, unread).await,
+        1,
+        "no row was read under the lock"
+    );
+    // The earlier worker's own statement.
+    let recorded = sqlx::query(include_str!("../../src/outbox/record_sent.sql"))
+        .bind([held])
+        .bind([1_i32])
+        .bind(["312"])
+        .bind([200_i16])
+        .bind([5_i32])
+        .bind([7_i64])
+        .execute(pool)
+        .await
+        .expect("recorded");
+    assert_eq!(recorded.rows_affected(), 1);
+    let worker = Worker::start(&database, &provider, &[]);
+    wait_for_status(pool, early, "sent").await;
+    worker.stop().await;
+    // What was there before is held to the rules as well.
+    let broken = sqlx::query("UPDATE sms_outbox.jobs SET body = '' WHERE id = $1")
+        .bind(early)
+        .execute(pool)
+        .await
+        .expect_err("it breaks a rule");
+    let rule = broken
+        .as_database_error()
+        .and_then(|error| error.constraint());
+    assert_eq!(rule, Some("jobs_body_not_empty"));
+    sqlx::query("ALTER TABLE sms_outbox.jobs VALIDATE CONSTRAINT jobs_keep_the_rules")
+        .execute(pool)
+        .await
+        .expect("every row keeps them");
+}

@@ -211,6 +211,7 @@ async fn a_programming_error_fails_the_insert_and_is_called_by_its_name() {
                 .as_database_error()
                 .unwrap_or_else(|| panic!("{rule}: {error}"));
             assert_eq!(database.constraint(), Some(rule), "{row:?}: {error}");
+            assert_eq!(database.code().as_deref(), Some("23514"), "{rule}: {error}");
         }
     }
     // The legal question has no default.
@@ -224,12 +225,63 @@ async fn a_programming_error_fails_the_insert_and_is_called_by_its_name() {
     // A rule that is added is added here.
     let known: BTreeSet<String> = RULES.iter().map(|(rule, _)| (*rule).to_owned()).collect();
     let rules: Vec<String> = sqlx::query_scalar(
-        "SELECT conname::text FROM pg_constraint WHERE conrelid = 'sms_outbox.jobs'::regclass AND contype = 'c'",
+        "SELECT conname::text FROM pg_constraint
+         WHERE contype = 'c' AND conname <> 'jobs_keep_the_rules'
+           AND (conrelid = 'sms_outbox.jobs'::regclass OR contypid = 'sms_outbox.job_rules'::regtype)",
     )
     .fetch_all(pool)
     .await
     .expect("the catalogue");
     assert_eq!(rules.into_iter().collect::<BTreeSet<_>>(), known);
+}
+
+#[tokio::test]
+async fn the_error_about_a_broken_rule_shows_neither_number_nor_text() {
+    let database = TestDatabase::create().await;
+    // It ends up in the server's log, and in the application's.
+    let row = [
+        ("recipients", "'{05329876543}'"),
+        ("body", "'a secret'"),
+        ("priority", "9"),
+    ];
+    let refused = refusal(database.pool(), &row).await.expect("refused");
+    let told = refused
+        .into_database_error()
+        .expect("by the server")
+        .downcast::<sqlx::postgres::PgDatabaseError>();
+    let told = format!("{} {:?} {:?}", told.message(), told.detail(), told.hint());
+    assert!(told.contains("jobs_priority_is_0_to_3"), "{told}");
+    assert!(
+        !told.contains("9876543") && !told.contains("a secret"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn rules_hold_in_every_way_in_and_for_changes_too() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    insert(pool, &[]).await;
+    let mut connection = pool.acquire().await.expect("a connection");
+    let updated = sqlx::query("UPDATE sms_outbox.jobs SET max_attempts = 0")
+        .execute(&mut *connection)
+        .await;
+    let mut copy = connection
+        .copy_in_raw("COPY sms_outbox.jobs (sender, recipients, body, iys) FROM STDIN")
+        .await
+        .expect("it begins");
+    let rows: &[u8] = b"BRAND\t{05321234567}\tx\tf\nBRAND\t{05321234567}\t\tf\n";
+    copy.send(rows).await.expect("taken in");
+    let copied = copy.finish().await;
+    for (refused, rule) in [
+        (updated.map(drop), "jobs_max_attempts_at_least_1"),
+        (copied.map(drop), "jobs_body_not_empty"),
+    ] {
+        let error = refused.expect_err("it breaks a rule");
+        let name = error.as_database_error().and_then(|e| e.constraint());
+        assert_eq!(name, Some(rule), "{error}");
+    }
+    assert_eq!(how_many(pool).await, 1);
 }
 
 #[tokio::test]
