@@ -36,7 +36,7 @@ pub use pause::{DueProbe, PauseOrder, PauseRow, PausedByHand, Probing};
 pub use pooler::PgBouncer;
 pub use reconcile::{Candidate, Search};
 pub use record::{Content, Evidence, Observer, Record, Recorded};
-pub use rescue::Abandoned;
+pub use rescue::{Abandoned, DueUpkeep};
 
 /// A connection that has answered nothing for so long, to a question that takes no time, is not fit for use.
 const SILENT_AFTER: Duration = Duration::from_secs(5);

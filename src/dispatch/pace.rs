@@ -127,7 +127,7 @@ impl Pace {
         loop {
             let changed = self.changed.notified();
             let caution = {
-                let mut state = self.state();
+                let state = self.state();
                 let caution = state
                     .not_before
                     .and_then(|moment| moment.checked_duration_since(Instant::now()))

@@ -52,17 +52,31 @@ pub(super) async fn run(dispatch: Arc<Dispatch>) {
 
 /// Each part by itself: what goes wrong in one must not keep the others from being done.
 async fn round(dispatch: &Dispatch, leases: &mut LeaseTrail) {
-    let parts = [
-        expire(dispatch).await,
-        set_stale_doubts_aside(dispatch).await,
-        rescue(dispatch, leases).await,
-        find_twins(dispatch).await,
-        end_elapsed_pauses(dispatch).await,
-        clear_the_way(dispatch).await,
-    ];
-    let mut well = true;
-    for error in parts.into_iter().filter_map(Result::err) {
-        well = false;
+    let policy = &dispatch.settings.policy;
+    let guarded = policy.guard_window.saturating_sub(policy.request_timeout);
+    faults::point(Point::DuringUpkeep);
+    let mut errors = Vec::new();
+    match dispatch.outbox.due_upkeep(guarded).await {
+        Ok(due) => {
+            if due.expiry {
+                errors.extend(expire(dispatch).await.err());
+            }
+            if due.stale_doubts {
+                errors.extend(set_stale_doubts_aside(dispatch, guarded).await.err());
+            }
+            if due.orphans {
+                errors.extend(find_twins(dispatch).await.err());
+            }
+            if due.pauses {
+                errors.extend(end_elapsed_pauses(dispatch).await.err());
+                errors.extend(clear_the_way(dispatch).await.err());
+            }
+        }
+        Err(error) => errors.push(error),
+    }
+    errors.extend(rescue(dispatch, leases).await.err());
+    let well = errors.is_empty();
+    for error in errors {
         if error.blames_the_row() {
             tracing::error!(error = %chain(&error), "a part of the upkeep cannot be done");
         } else {
@@ -88,9 +102,7 @@ async fn expire(dispatch: &Dispatch) -> Result<(), OutboxError> {
     Ok(())
 }
 
-async fn set_stale_doubts_aside(dispatch: &Dispatch) -> Result<(), OutboxError> {
-    let policy = &dispatch.settings.policy;
-    let guarded = policy.guard_window.saturating_sub(policy.request_timeout);
+async fn set_stale_doubts_aside(dispatch: &Dispatch, guarded: Duration) -> Result<(), OutboxError> {
     for _ in 0..BATCHES {
         let aside = dispatch
             .outbox
@@ -111,7 +123,6 @@ async fn set_stale_doubts_aside(dispatch: &Dispatch) -> Result<(), OutboxError> 
 }
 
 async fn find_twins(dispatch: &Dispatch) -> Result<(), OutboxError> {
-    faults::point(Point::DuringUpkeep);
     for (job, twin) in dispatch.outbox.find_twins(BATCH).await? {
         tracing::info!(job.id = %job, duplicate_of = %twin, "its twin has been found");
     }

@@ -56,7 +56,35 @@ struct Row {
     expires_in_ms: Option<i64>,
 }
 
+/// Which parts of the upkeep have something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct DueUpkeep {
+    /// Messages whose time has passed.
+    pub expiry: bool,
+    /// Doubts that can no longer be repeated safely.
+    pub stale_doubts: bool,
+    /// Duplicates whose twin may be known by now.
+    pub orphans: bool,
+    /// Pauses that hold, or whose messages are still out of the claims' way.
+    pub pauses: bool,
+}
+
 impl Outbox {
+    /// What there is to be done. `guarded`: how old a doubt may be and still be repeated.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn due_upkeep(&self, guarded: Duration) -> Result<DueUpkeep, OutboxError> {
+        self.call("looking for what is to be done", async |connection| {
+            sqlx::query_as(include_str!("due_upkeep.sql"))
+                .bind(millis(guarded))
+                .persistent(self.persistent())
+                .fetch_one(connection)
+                .await
+        })
+        .await
+    }
+
     /// Up to `at_most` claims whose lease has run out, the oldest first: within the last `reach`, or whenever.
     ///
     /// # Errors
