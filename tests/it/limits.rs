@@ -60,9 +60,9 @@ async fn no_second_holds_more_recipients_than_the_limit_over_all_workers() {
     assert!(took < Duration::from_secs(8), "{took:?}");
 }
 
-/// Recipients that have been granted a moment.
+/// Recipients that have been granted a moment, as of the last one.
 const GRANTED: &str =
-    "SELECT coalesce(sum(n), 0)::bigint FROM sms_outbox.rate_rings, unnest(granted) AS n";
+    "SELECT coalesce(max(n), 0)::bigint FROM sms_outbox.rate_rings, unnest(held) AS n";
 
 #[tokio::test]
 async fn a_message_that_missed_its_moment_does_not_leave_without_another() {
@@ -119,6 +119,138 @@ async fn a_worker_whose_database_is_far_away_is_waited_for_by_the_whole_fleet() 
     let took = began.elapsed();
     assert!(wait + took >= Duration::from_millis(1_490), "{wait:?}");
     assert!(wait <= Duration::from_millis(1_520), "{wait:?}");
+}
+
+/// A limit of a hundred, for workers whose database is near.
+fn hundred(horizon: Duration) -> Slots {
+    Slots {
+        per_second: 100,
+        slack: Duration::from_millis(20),
+        horizon,
+    }
+}
+
+#[tokio::test]
+async fn one_that_may_be_late_keeps_only_its_own_place_for_longer() {
+    let database = TestDatabase::create().await;
+    let outbox = Outbox::new(database.pool().clone());
+    let reserve = async |slack| {
+        let slots = Slots {
+            per_second: 3,
+            slack: Duration::from_millis(slack),
+            horizon: Duration::from_secs(5),
+        };
+        let wait_us = outbox.reserve_slot("default", slots, 1, true).await;
+        let wait_us = wait_us.expect("answered").expect("within the horizon");
+        Instant::now() + Duration::from_micros(u64::try_from(wait_us).unwrap_or(0))
+    };
+    let began = Instant::now();
+    reserve(500).await;
+    reserve(20).await;
+    reserve(20).await;
+    let all = began.elapsed();
+    let after = |moment: Instant| moment - began;
+    for ms in [1_010, 1_010, 1_490] {
+        let moment = after(reserve(20).await);
+        assert!(moment >= Duration::from_millis(ms), "{moment:?}, not {ms}");
+        // How long the answers took is not the database's fault.
+        let most = Duration::from_millis(ms + 50) + all + began.elapsed();
+        assert!(moment <= most, "{moment:?}, not {ms}");
+    }
+}
+
+#[tokio::test]
+async fn orders_of_several_recipients_leave_evenly() {
+    let database = TestDatabase::create().await;
+    let outbox = Outbox::new(database.pool().clone());
+    let began = Instant::now();
+    let mut moments = Vec::new();
+    for _ in 0..60 {
+        let slots = hundred(Duration::from_secs(5));
+        let wait_us = outbox.reserve_slot("default", slots, 5, false).await;
+        let wait_us = wait_us.expect("answered").expect("within the horizon");
+        let wait = Duration::from_micros(u64::try_from(wait_us).unwrap_or(0));
+        moments.push(began.elapsed() + wait);
+    }
+    moments.sort();
+    let within = |from: &Duration| {
+        let end = *from + Duration::from_millis(250);
+        5 * moments
+            .iter()
+            .filter(|at| (*from..end).contains(*at))
+            .count()
+    };
+    // A quarter of a second: its share, and a fifth of a second that was missed and may be caught up with.
+    let most = moments.iter().map(within).max().expect("there are some");
+    assert!(most <= 55, "{most} in a quarter of a second: {moments:?}");
+    let last = *moments.last().expect("there are some");
+    assert!(last < Duration::from_millis(3_400), "300 by {last:?}");
+}
+
+#[tokio::test]
+async fn an_urgent_message_finds_room_beside_orders_of_several_recipients() {
+    let database = TestDatabase::create().await;
+    let outbox = Outbox::new(database.pool().clone());
+    let slots = hundred(Duration::from_millis(40));
+    let reserve = async |recipients, urgent| {
+        let answer = outbox.reserve_slot("default", slots, recipients, urgent);
+        answer.await.expect("answered")
+    };
+    // Until the last second is as full as such orders make it.
+    let mut granted = 0;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1_500) {
+        for recipients in [7, 4, 2] {
+            if let Some(us) = reserve(recipients, false).await {
+                granted += recipients;
+                let us = u64::try_from(us).unwrap_or(0);
+                // Not further ahead than a message of its size has to wait for.
+                assert!(us < 500_000, "{us} microseconds ahead");
+            }
+        }
+    }
+    assert!(granted >= 100, "{granted}");
+    let wait = reserve(1, true).await.expect("there is room");
+    assert!(wait <= 0, "{wait} microseconds");
+}
+
+#[tokio::test]
+async fn a_large_order_gets_its_gap_however_many_small_ones_come() {
+    let database = TestDatabase::create().await;
+    let outbox = Outbox::new(database.pool().clone());
+    let slots = hundred(Duration::from_millis(40));
+    let reserve = async |recipients| {
+        let answer = outbox.reserve_slot("default", slots, recipients, false);
+        answer.await.expect("answered")
+    };
+    let began = Instant::now();
+    let mut wait = None;
+    while wait.is_none() {
+        assert!(began.elapsed() < Duration::from_secs(30), "never");
+        wait = reserve(90).await;
+        reserve(1).await;
+    }
+    let (again, mut small) = (reserve(90).await, 0);
+    assert_eq!(again, None, "one at a time");
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1_000) {
+        small += usize::from(reserve(1).await.is_some());
+    }
+    assert!(small > 0, "small ones use what room there is beside it");
+}
+
+#[tokio::test]
+async fn accounts_do_not_share_a_limit() {
+    let database = TestDatabase::create().await;
+    let outbox = Outbox::new(database.pool().clone());
+    let reserve = async |account, recipients| {
+        let slots = hundred(Duration::from_millis(40));
+        let answer = outbox.reserve_slot(account, slots, recipients, true);
+        answer.await.expect("answered")
+    };
+    assert!(reserve("one", 100).await.expect("all of it is free") <= 0);
+    assert!(reserve("one", 1).await.expect("after a second") > 500_000);
+    assert!(reserve("other", 100).await.expect("all of it is free") <= 0);
 }
 
 #[tokio::test]
