@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use floors::Trail;
-use gate::{Held, Permit, slots_ahead};
+use gate::{Held, Permit, Slot, slots_ahead};
 use letter::{Letter, Unreadable};
 pub use outage::{Outage, chain};
 use pace::{Hand, Pace, Poll, Unrecorded};
@@ -112,6 +112,8 @@ struct Lane {
     bulk_pace: Arc<Pace>,
     /// Milliseconds; follows the time that the database takes to answer.
     slack_ms: AtomicU32,
+    /// Held by whoever missed a slot and asks for another one.
+    late: tokio::sync::Mutex<()>,
     metrics: AccountMetrics,
 }
 
@@ -181,6 +183,7 @@ impl Dispatch {
                     pace: Pace::new(hands),
                     bulk_pace: Pace::new(1),
                     slack_ms: AtomicU32::new(0),
+                    late: tokio::sync::Mutex::default(),
                 })
             })
             .collect();
@@ -438,8 +441,12 @@ impl Dispatch {
         let Some(_under_way) = self.unless_stopping(pace.request()).await else {
             return (Held::Stopping.settlement().into(), None);
         };
-        match self.gate(lane, claim, letter).await {
+        let sent = match self.gate(lane, claim, letter, Slot::of(claim)).await {
             Ok(permit) => self.send(lane, claim, letter, permit).await,
+            Err(held) => Err(held),
+        };
+        match sent {
+            Ok((decision, evidence)) => (decision, Some(evidence)),
             Err(held) => {
                 if matches!(held, Held::Refused(Admission::LeaseTooShort)) {
                     self.settings.metrics.lost_leases.inc();
@@ -449,14 +456,15 @@ impl Dispatch {
         }
     }
 
-    /// Makes the one request, and decides what follows from its answer.
+    /// Makes the one request, and decides what follows from its answer. Held: it has not left, because time has decided
+    /// against it while a connection was made.
     async fn send(
         &self,
         lane: &Lane,
         claim: &Claim,
         letter: &Letter,
         permit: Permit,
-    ) -> (Decision, Option<Evidence>) {
+    ) -> Result<(Decision, Evidence), Held> {
         let order = Order {
             sender: &claim.sender,
             recipients: &letter.recipients,
@@ -468,9 +476,15 @@ impl Dispatch {
                     .expires_in
                     .map_or(permit.until, |left| permit.until.min(claim.asked + left)),
             ),
+            turn: permit.turn,
         };
         faults::point(Point::BeforeSend);
-        let outcome = self.provider.send(&lane.credentials, &order).await;
+        // Boxed: few need it, and every job would carry it about.
+        let another_turn = || Box::pin(self.another_turn(lane, claim, letter));
+        let outcome = self
+            .provider
+            .send(&lane.credentials, &order, another_turn)
+            .await?;
         faults::point(Point::ReplyRead);
         lane.metrics.request(&outcome.verdict, outcome.duration);
         match &outcome.verdict {
@@ -508,7 +522,7 @@ impl Dispatch {
             code: outcome.code,
             duration: outcome.duration,
         };
-        (decision, Some(evidence))
+        Ok((decision, evidence))
     }
 
     fn entry(

@@ -4,6 +4,7 @@
 //! is a second message.
 
 use std::{
+    convert::Infallible,
     error::Error,
     fmt,
     net::IpAddr,
@@ -14,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use chrono::{DateTime, NaiveDate, Utc};
 use reqwest::{
-    Client, Response, Url,
+    Client, RequestBuilder, Response, Url,
     header::{CONTENT_TYPE, DATE, RETRY_AFTER},
 };
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -119,6 +120,8 @@ pub struct Order<'a> {
     pub send_at: Option<DateTime<Utc>>,
     /// The moment from which it must not leave any more, however long connecting takes; `None`: no such moment.
     pub not_after: Option<Instant>,
+    /// Until when it may leave without asking for another turn, however long connecting takes; `None`: whenever.
+    pub turn: Option<Instant>,
 }
 
 /// Neither text nor numbers.
@@ -260,7 +263,21 @@ impl Provider {
     /// Places one order with exactly one request.
     ///
     /// It always comes back, after the request timeout at the latest. Dropped before that, the request may have left.
-    pub async fn send(&self, credentials: &Credentials, order: &Order<'_>) -> Outcome {
+    ///
+    /// `another_turn` is asked when a connection stands only after the order's turn is over; it comes back when the next
+    /// one has begun, and says until when it lasts.
+    ///
+    /// # Errors
+    /// What `another_turn` refused with. The request has surely not left then.
+    pub async fn send<R, T>(
+        &self,
+        credentials: &Credentials,
+        order: &Order<'_>,
+        another_turn: impl Fn() -> T,
+    ) -> Result<Outcome, R>
+    where
+        T: Future<Output = Result<Instant, R>>,
+    {
         let (iys, iys_list) = wire::iys_fields(order.iys);
         let request = wire::SendSms {
             authentication: credentials.wire(),
@@ -279,11 +296,16 @@ impl Provider {
         };
         // Escapes and credentials aside, this is what it takes: sixteen bytes a number.
         let expected_len = 512 + order.body.len() + 16 * order.recipients.len();
-        let exchange = self
-            .post(wire::SEND_SMS, request, expected_len, order.not_after)
-            .await;
+        let (request, handover) = self.request(
+            wire::SEND_SMS,
+            request,
+            expected_len,
+            order.not_after,
+            order.turn,
+        );
+        let exchange = self.exchange(request, handover, another_turn).await?;
         let duration = exchange.duration;
-        match exchange.result {
+        Ok(match exchange.result {
             Ok(reply) => {
                 let secrets = [
                     credentials.key.expose_secret(),
@@ -318,7 +340,7 @@ impl Provider {
                     duration,
                 }
             }
-        }
+        })
     }
 
     /// Asks what the account has left: harmless, and so the probe that ends an account's pause.
@@ -414,7 +436,9 @@ impl Provider {
         credentials: &Credentials,
         request: T,
     ) -> Result<Answer, ProbeError> {
-        let exchange = self.post(path, request, 256, None).await;
+        let (request, handover) = self.request(path, request, 256, None, None);
+        let always = || std::future::pending::<Result<Instant, Infallible>>();
+        let Ok(exchange) = self.exchange(request, handover, always).await;
         let reply = exchange.result.map_err(|lost| ProbeError {
             trouble: lost.trouble,
             http_status: None,
@@ -443,30 +467,70 @@ impl Provider {
         })
     }
 
-    /// Exactly one POST.
-    async fn post<T: Serialize>(
+    /// A POST that has not begun.
+    fn request<T: Serialize>(
         &self,
         path: &str,
         request: T,
         expected_len: usize,
         not_after: Option<Instant>,
-    ) -> Exchange {
+        turn: Option<Instant>,
+    ) -> (RequestBuilder, Handover) {
         let mut json = Vec::with_capacity(expected_len);
         serde_json::to_writer(&mut json, &wire::Envelope { request })
             .expect("structs of texts always become JSON, and a Vec takes every byte");
         let mut url = self.base.clone();
         url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
-        let (handover, body) = Handover::of(Bytes::from(json), not_after);
-
-        let start = Instant::now();
-        let answered = self
+        let (handover, body) = Handover::of(Bytes::from(json), not_after, turn);
+        let request = self
             .client
             .post(url)
             .header(CONTENT_TYPE, "application/json")
-            .body(reqwest::Body::wrap(body))
-            .send()
-            .await;
+            .body(reqwest::Body::wrap(body));
+        (request, handover)
+    }
+
+    /// Exactly one POST.
+    async fn exchange<R, T>(
+        &self,
+        request: RequestBuilder,
+        handover: Handover,
+        another_turn: impl Fn() -> T,
+    ) -> Result<Exchange, R>
+    where
+        T: Future<Output = Result<Instant, R>>,
+    {
+        let start = Instant::now();
+        let mut answer = std::pin::pin!(request.send());
+        let answered = loop {
+            tokio::select! {
+                answered = &mut answer => break answered,
+                () = handover.missed() => {}
+            }
+            tokio::select! {
+                answered = &mut answer => break answered,
+                turn = another_turn() => match turn {
+                    Ok(until) => handover.take_turn(until),
+                    // It waits for a turn, so nobody can have taken it.
+                    Err(refusal) => {
+                        handover.withdraw();
+                        return Err(refusal);
+                    }
+                }
+            }
+        };
         let result = match answered {
+            // Whatever that answers, it is not the request, which is still waiting for its turn.
+            Ok(response) if handover.withdraw() => Err(Lost {
+                withdrawn: true,
+                trouble: Trouble::new(
+                    ErrorClass::Network,
+                    format!(
+                        "The request was not sent: HTTP {} came before it could leave.",
+                        response.status().as_u16()
+                    ),
+                ),
+            }),
             Ok(response) => Ok(read(response).await),
             Err(error) => {
                 let withdrawn = handover.withdraw();
@@ -474,10 +538,10 @@ impl Provider {
                 Err(Lost { withdrawn, trouble })
             }
         };
-        Exchange {
+        Ok(Exchange {
             result,
             duration: start.elapsed(),
-        }
+        })
     }
 
     /// Why no answer came, in one sentence.

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::MutexGuard;
+
 use super::{Dispatch, Lane, letter::Letter, situation};
 use crate::{
     lifecycle::{Admission, ErrorClass, Settlement, Trouble},
@@ -14,6 +16,9 @@ use crate::{
 /// How far ahead of the present slots are reserved. An urgent message waits behind no more than this, unless one of many
 /// recipients is before it: that one needs a gap, and reserves up to a second ahead.
 const HORIZON: Duration = Duration::from_millis(60);
+/// How far ahead the next of those who missed their slots reserves another. Further than claims do, or they would take every
+/// slot before it.
+const LATE_HORIZON: Duration = Duration::from_secs(1);
 /// How late a message may leave its slot at least; more where the database is far away.
 const SLACK: Duration = Duration::from_millis(20);
 
@@ -22,6 +27,8 @@ pub(super) struct Permit {
     /// The gate has made sure that a request which is over by then fits into lease and guard. Connecting takes time, and a
     /// process may be frozen right behind the gate: what has not left by then must not leave at all.
     pub(super) until: Instant,
+    /// When its slot is over. What has not left by then needs another; `None`: there is no limit.
+    pub(super) turn: Option<Instant>,
 }
 
 /// Why the gate let a claim not through.
@@ -35,48 +42,58 @@ pub(super) enum Held {
 }
 
 /// Ten milliseconds in which one message may leave.
-struct Slot {
+pub(super) struct Slot<'a> {
     /// It began between `asked` and `received`, plus `wait_us`.
     asked: Instant,
     received: Instant,
     wait_us: i64,
     /// How late after its beginning the message may leave: as much as was reserved for it, whatever has changed since.
     slack: Duration,
+    /// Who missed a slot keeps the others who did waiting until the new one has begun.
+    _first_in_line: Option<MutexGuard<'a, ()>>,
 }
 
-impl Slot {
-    /// Judged by the earliest moment at which it can have begun.
-    fn still_open(&self, now: Instant) -> bool {
-        now <= shifted(self.asked, self.wait_us) + self.slack
-    }
-}
-
-impl Dispatch {
-    /// Waits for the slot that the claim reserved, and asks once more whether it may still be sent, by a clock that cannot
-    /// be set.
-    pub(super) async fn gate(
-        &self,
-        lane: &Lane,
-        claim: &Claim,
-        letter: &Letter,
-    ) -> Result<Permit, Held> {
-        let mut slot = claim.slack.map(|slack| Slot {
+impl Slot<'_> {
+    /// What the claim reserved; `None` for what needs no slot.
+    pub(super) fn of(claim: &Claim) -> Option<Self> {
+        claim.slack.map(|slack| Self {
             asked: claim.asked,
             received: claim.received,
             wait_us: claim.wait_us.into(),
             slack,
-        });
-        let limited = slot.is_some();
+            _first_in_line: None,
+        })
+    }
+
+    /// Judged by the latest moment at which it can have begun.
+    fn opens(&self) -> Instant {
+        shifted(self.received, self.wait_us.max(0))
+    }
+
+    /// Judged by the earliest moment at which it can have begun.
+    fn closes(&self) -> Instant {
+        shifted(self.asked, self.wait_us) + self.slack
+    }
+}
+
+impl Dispatch {
+    /// Waits for the slot that was reserved, and asks once more whether it may still be sent, by a clock that cannot be set.
+    pub(super) async fn gate<'a>(
+        &self,
+        lane: &'a Lane,
+        claim: &Claim,
+        letter: &Letter,
+        mut slot: Option<Slot<'a>>,
+    ) -> Result<Permit, Held> {
+        let limited = claim.slack.is_some();
         loop {
-            if let Some(slot) = &slot {
-                let opens = shifted(slot.received, slot.wait_us.max(0));
-                if self
-                    .unless_stopping(tokio::time::sleep_until(opens.into()))
+            if let Some(slot) = &slot
+                && self
+                    .unless_stopping(tokio::time::sleep_until(slot.opens().into()))
                     .await
                     .is_none()
-                {
-                    return Err(Held::Stopping);
-                }
+            {
+                return Err(Held::Stopping);
             }
             if self.stop.is_cancelled() {
                 return Err(Held::Stopping);
@@ -86,15 +103,12 @@ impl Dispatch {
                 Admission::Send => {}
                 refused => return Err(Held::Refused(refused)),
             }
-            if !limited
-                || slot
-                    .as_ref()
-                    .is_some_and(|slot| slot.still_open(Instant::now()))
-            {
-                return Ok(Permit { until });
+            let turn = slot.take().map(|slot| slot.closes());
+            if !limited || turn.is_some_and(|turn| Instant::now() <= turn) {
+                return Ok(Permit { until, turn });
             }
             // Forfeited: leaving now could meet another's slot in one second.
-            if slot.is_some() {
+            if turn.is_some() {
                 lane.metrics.slots_forfeited.inc();
             }
             // Boxed: a call to the database makes a future of 13 kB, which every job would carry about though few make one.
@@ -102,9 +116,37 @@ impl Dispatch {
         }
     }
 
+    /// As [`gate`](Self::gate), for a request that missed its slot behind the gate, because connecting took long: says until
+    /// when it may leave.
+    pub(super) async fn another_turn(
+        &self,
+        lane: &Lane,
+        claim: &Claim,
+        letter: &Letter,
+    ) -> Result<Instant, Held> {
+        lane.metrics.slots_forfeited.inc();
+        let permit = self.gate(lane, claim, letter, None).await?;
+        Ok(permit.turn.unwrap_or(permit.until))
+    }
+
     /// Reserves anew. `None`: not now, and the caller asks again.
-    async fn another_slot(&self, lane: &Lane, claim: &Claim, letter: &Letter) -> Option<Slot> {
-        let slots = self.slots(lane);
+    async fn another_slot<'a>(
+        &self,
+        lane: &'a Lane,
+        claim: &Claim,
+        letter: &Letter,
+    ) -> Option<Slot<'a>> {
+        // Urgent ones do not line up. The others ask one after the other: many that are late together would fill a second in
+        // advance, and keep an urgent one waiting for it.
+        let first_in_line = if claim.urgent {
+            None
+        } else {
+            Some(self.unless_stopping(lane.late.lock()).await?)
+        };
+        let slots = Slots {
+            horizon: LATE_HORIZON,
+            ..self.slots(lane)
+        };
         let asked = Instant::now();
         let pause = match self
             .outbox
@@ -125,6 +167,7 @@ impl Dispatch {
                     received,
                     wait_us: us.into(),
                     slack: slots.slack,
+                    _first_in_line: first_in_line,
                 });
             }
             Ok(None) => Duration::from_millis(20),

@@ -7,32 +7,46 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    task::{Context, Poll},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::Notify;
 
 use crate::faults::{self, Point};
 
-const WAITING: u8 = 0;
-const HANDED_OVER: u8 = 1;
-const WITHDRAWN: u8 = 2;
-
 /// The sender's end: can take the request back as long as the connection has not taken it.
 #[derive(Debug)]
-pub(super) struct Handover(Arc<AtomicU8>);
+pub(super) struct Handover(Arc<Shared>);
 
 /// The connection's end: the bytes of one request, which can be taken once.
 pub(super) struct WatchedBody {
     bytes: Option<Bytes>,
-    state: Arc<AtomicU8>,
+    shared: Arc<Shared>,
     not_after: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// The connection stands, and the turn is over.
+    missed: Notify,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nobody has taken it.
+    Waiting {
+        /// Until when it may be taken; `None`: whenever.
+        turn: Option<Instant>,
+        /// The connection, once it stood too late for its turn.
+        connection: Option<Waker>,
+    },
+    HandedOver,
+    Withdrawn,
 }
 
 /// Tells the connection that there is nothing to send any more.
@@ -40,31 +54,71 @@ pub(super) struct WatchedBody {
 #[error("the request was withdrawn before it was sent")]
 pub(super) struct Withdrawn;
 
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing below can panic while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Handover {
     /// A body to be sent, and the means to take it back. `bytes` must not be empty: nobody asks for an empty body.
     ///
     /// From `not_after` on it withdraws itself: connecting may have taken long since somebody asked whether it may leave.
-    pub(super) fn of(bytes: Bytes, not_after: Option<Instant>) -> (Self, WatchedBody) {
-        let state = Arc::new(AtomicU8::new(WAITING));
+    /// After `turn` it waits for another one, with the connection in its hand.
+    pub(super) fn of(
+        bytes: Bytes,
+        not_after: Option<Instant>,
+        turn: Option<Instant>,
+    ) -> (Self, WatchedBody) {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::Waiting {
+                turn,
+                connection: None,
+            }),
+            missed: Notify::new(),
+        });
         let body = WatchedBody {
             bytes: Some(bytes),
-            state: Arc::clone(&state),
+            shared: Arc::clone(&shared),
             not_after,
         };
-        (Self(state), body)
+        (Self(shared), body)
     }
 
     /// Takes the request back if it has not been handed over. `true`: it surely never leaves, now or later.
     ///
-    /// One atomic step, because the connection runs on another thread and may take the body at this very moment, in
-    /// which case only one of the two wins.
+    /// Under one lock with the taking, because the connection runs on another thread and may take the body at this very
+    /// moment, in which case only one of the two wins.
     pub(super) fn withdraw(&self) -> bool {
-        match self
-            .0
-            .compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire)
-        {
-            Ok(_) => true,
-            Err(state) => state == WITHDRAWN,
+        let mut state = self.0.state();
+        match &mut *state {
+            State::HandedOver => false,
+            State::Withdrawn => true,
+            State::Waiting { connection, .. } => {
+                let connection = connection.take();
+                *state = State::Withdrawn;
+                drop(state);
+                if let Some(connection) = connection {
+                    connection.wake();
+                }
+                true
+            }
+        }
+    }
+
+    /// Waits until a connection stands that stood too late: the request has missed its turn, and waits for another.
+    pub(super) async fn missed(&self) {
+        self.0.missed.notified().await;
+    }
+
+    /// The request may leave now, and until this moment.
+    pub(super) fn take_turn(&self, until: Instant) {
+        if let State::Waiting { turn, connection } = &mut *self.0.state() {
+            *turn = Some(until);
+            if let Some(connection) = connection.take() {
+                connection.wake();
+            }
         }
     }
 }
@@ -75,23 +129,31 @@ impl Body for WatchedBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Withdrawn>>> {
-        if self
-            .not_after
-            .is_some_and(|moment| Instant::now() >= moment)
         {
-            // Whoever asks whether it left is told that it did not; if it was taken before, this changes nothing.
-            self.state
-                .compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire)
-                .ok();
-        }
-        let taken =
-            self.state
-                .compare_exchange(WAITING, HANDED_OVER, Ordering::AcqRel, Ordering::Acquire);
-        if taken == Err(WITHDRAWN) {
-            self.bytes = None;
-            return Poll::Ready(Some(Err(Withdrawn)));
+            let mut state = self.shared.state();
+            let now = Instant::now();
+            match &mut *state {
+                State::Waiting { .. } if self.not_after.is_some_and(|moment| now >= moment) => {
+                    // Whoever asks whether it left is told that it did not.
+                    *state = State::Withdrawn;
+                }
+                State::Waiting { turn, connection } if turn.is_some_and(|until| now > until) => {
+                    // Said once, however often the connection asks.
+                    if connection.replace(cx.waker().clone()).is_none() {
+                        self.shared.missed.notify_one();
+                    }
+                    return Poll::Pending;
+                }
+                State::Waiting { .. } => *state = State::HandedOver,
+                State::HandedOver | State::Withdrawn => {}
+            }
+            if matches!(*state, State::Withdrawn) {
+                drop(state);
+                self.bytes = None;
+                return Poll::Ready(Some(Err(Withdrawn)));
+            }
         }
         faults::point(Point::HandedOver);
         faults::soon(Point::InFlight);
@@ -111,7 +173,8 @@ impl Body for WatchedBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::task::Waker;
+    use futures_util::FutureExt;
+    use std::time::Duration;
 
     fn poll(body: &mut WatchedBody) -> Option<Result<Bytes, Withdrawn>> {
         let mut cx = Context::from_waker(Waker::noop());
@@ -123,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_request_that_nobody_took_can_be_withdrawn_and_then_never_leaves() {
-        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None);
+        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None, None);
         assert!(handover.withdraw());
         assert!(handover.withdraw(), "asking twice changes nothing");
         assert!(matches!(poll(&mut body), Some(Err(Withdrawn))));
@@ -132,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_request_that_was_taken_cannot_be_withdrawn() {
-        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None);
+        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None, None);
         assert_eq!(body.size_hint().exact(), Some(1));
         assert_eq!(poll(&mut body).unwrap().unwrap(), "x");
         assert!(body.is_end_stream());
@@ -142,15 +205,43 @@ mod tests {
 
     #[test]
     fn a_request_whose_time_has_passed_never_leaves() {
-        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), Some(Instant::now()));
+        let (handover, mut body) =
+            Handover::of(Bytes::from_static(b"x"), Some(Instant::now()), None);
         assert!(matches!(poll(&mut body), Some(Err(Withdrawn))));
         assert!(handover.withdraw(), "and it is known that it did not");
     }
 
     #[test]
+    fn a_request_that_missed_its_turn_leaves_in_the_next_one_and_asks_for_it_once() {
+        let over = Instant::now().checked_sub(Duration::from_millis(1));
+        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None, over);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(handover.missed().now_or_never().is_none(), "nobody asked");
+        for _ in 0..3 {
+            assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
+        }
+        assert!(handover.missed().now_or_never().is_some());
+        assert!(handover.missed().now_or_never().is_none(), "once is enough");
+        handover.take_turn(Instant::now() + Duration::from_secs(60));
+        assert_eq!(poll(&mut body).unwrap().unwrap(), "x");
+        assert!(!handover.withdraw());
+    }
+
+    #[test]
+    fn a_request_that_waits_for_its_turn_can_be_withdrawn() {
+        let over = Instant::now().checked_sub(Duration::from_millis(1));
+        let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None, over);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
+        assert!(handover.withdraw());
+        handover.take_turn(Instant::now() + Duration::from_secs(60));
+        assert!(matches!(poll(&mut body), Some(Err(Withdrawn))));
+    }
+
+    #[test]
     fn of_taking_and_withdrawing_at_once_exactly_one_wins() {
         for _ in 0..2_000 {
-            let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None);
+            let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None, None);
             let taker = std::thread::spawn(move || matches!(poll(&mut body), Some(Ok(_))));
             let withdrawn = handover.withdraw();
             assert_ne!(withdrawn, taker.join().unwrap());

@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::{
@@ -206,8 +209,16 @@ async fn send_text(provider: &Provider, body: &str) -> Outcome {
         iys: Iys::Transactional,
         send_at: None,
         not_after: None,
+        turn: None,
     };
-    provider.send(&credentials(), &order).await
+    place(provider, &order).await
+}
+
+/// At any time.
+async fn place(provider: &Provider, order: &Order<'_>) -> Outcome {
+    let never = || std::future::pending::<Result<Instant, Infallible>>();
+    let Ok(outcome) = provider.send(&credentials(), order, never).await;
+    outcome
 }
 
 #[track_caller]
@@ -274,8 +285,9 @@ async fn a_scheduled_marketing_order_carries_its_list_and_its_moment() {
         iys: Iys::Commercial(IysList::Individual),
         send_at: Some("2026-05-01T09:00:01Z".parse().unwrap()),
         not_after: None,
+        turn: None,
     };
-    server.provider().send(&credentials(), &order).await;
+    place(&server.provider(), &order).await;
     let requests = server.requests();
     let (_, body) = requests[0].split_once("\r\n\r\n").unwrap();
     let sent: serde_json::Value = serde_json::from_str(body).unwrap();
@@ -308,10 +320,89 @@ async fn fifty_thousand_recipients_leave_in_one_request() {
         iys: Iys::Transactional,
         send_at: None,
         not_after: None,
+        turn: None,
     };
-    let outcome = server.provider().send(&credentials(), &order).await;
+    let outcome = place(&server.provider(), &order).await;
     assert_eq!(outcome.verdict, Verdict::Accepted(OrderId::parse("1")));
     assert!(server.requests()[0].ends_with(r#""905320049999"]}}}}}"#));
+}
+
+/// An order whose turn was over before anyone could connect.
+fn late(recipients: &[Recipient]) -> Order<'_> {
+    Order {
+        sender: "BRAND",
+        recipients,
+        body: "x",
+        iys: Iys::Transactional,
+        send_at: None,
+        not_after: None,
+        turn: Instant::now().checked_sub(Duration::from_millis(1)),
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_missed_its_turn_leaves_in_the_next_one_on_the_same_connection() {
+    let server = Server::answering(accepted(1)).await;
+    let asked = AtomicUsize::new(0);
+    // The second one is over before it is used, too.
+    let another = async || {
+        let over = asked.fetch_add(1, Ordering::SeqCst) == 0;
+        let now = Instant::now();
+        Ok::<_, Infallible>(if over {
+            now.checked_sub(Duration::from_millis(1)).unwrap()
+        } else {
+            now + Duration::from_secs(60)
+        })
+    };
+    let recipients = [number()];
+    let order = late(&recipients);
+    let Ok(outcome) = server
+        .provider()
+        .send(&credentials(), &order, &another)
+        .await;
+    assert_eq!(outcome.verdict, Verdict::Accepted(OrderId::parse("1")));
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    assert_eq!(*server.connections.lock().unwrap(), 1);
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_order_that_gets_no_other_turn_has_not_left() {
+    let server = Server::answering(accepted(1)).await;
+    let recipients = [number()];
+    let order = late(&recipients);
+    let provider = server.provider();
+    let refused = provider
+        .send(&credentials(), &order, async || Err("too late"))
+        .await;
+    assert_eq!(refused, Err("too late"));
+    // The connection it had is of no use to the next one.
+    send(&provider).await;
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_server_says_before_the_order_has_left_is_no_answer_to_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"\r\n\r\n") {
+            assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0);
+        }
+        stream.write_all(http(408, "").as_bytes()).await.unwrap();
+        // Nothing comes after that but the end.
+        stream.read_to_end(&mut seen).await.ok();
+        seen
+    });
+    let recipients = [number()];
+    let order = late(&recipients);
+    let never = || std::future::pending::<Result<Instant, Infallible>>();
+    let provider = Provider::new(config(&url)).unwrap();
+    let Ok(outcome) = provider.send(&credentials(), &order, never).await;
+    assert_not_sent(&outcome, ErrorClass::Network);
+    assert!(server.await.unwrap().ends_with(b"\r\n\r\n"));
 }
 
 #[tokio::test]
@@ -695,8 +786,9 @@ async fn nothing_that_is_kept_or_shown_repeats_what_was_sent() {
         iys: Iys::Transactional,
         send_at: None,
         not_after: None,
+        turn: None,
     };
-    let outcome = provider.send(&credentials(), &order).await;
+    let outcome = place(&provider, &order).await;
     let error = provider.balance(&credentials()).await.unwrap_err();
     let shown = format!(
         "{provider:?} {:?} {order:?} {outcome:?} {:?}",

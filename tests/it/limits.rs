@@ -7,7 +7,7 @@ use sms_outbox::outbox::{Outbox, Slots};
 use uuid::Uuid;
 
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{FakeProvider, Hold, Reply, Request, in_order, order_id};
+use crate::support::provider::{Door, FakeProvider, Hold, Reply, Request, in_order, order_id};
 use crate::support::worker::{
     Process, Worker, count, insert, insert_many, job, wait_for_count, wait_for_jobs,
     wait_for_status, wait_for_statuses,
@@ -251,6 +251,44 @@ async fn accounts_do_not_share_a_limit() {
     assert!(reserve("one", 100).await.expect("all of it is free") <= 0);
     assert!(reserve("one", 1).await.expect("after a second") > 500_000);
     assert!(reserve("other", 100).await.expect("all of it is free") <= 0);
+}
+
+#[tokio::test]
+async fn connections_that_stand_all_at_once_do_not_break_the_limit() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let door = Door::shut();
+    let mut ids = insert_many(pool, 60, &[("priority", "3")]).await;
+    let flags = [
+        "--rate-per-second",
+        "20",
+        "--connect-timeout",
+        "18s",
+        "--request-timeout",
+        "18s",
+        "--lease",
+        "60s",
+    ];
+    let workers = [0, 1].map(|_| Process::worker(&database.url(), &door.url(), &flags));
+    // Each at its own moment, as the limit wants it.
+    door.wait_for(30).await;
+    ids.push(insert(pool, &[("priority", "0"), ("body", "'code'")]).await);
+    // They try again one and two seconds later: those who came in different seconds get through in one.
+    let provider = door.open(in_order);
+    let jobs = wait_for_statuses(pool, &ids, "sent").await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    let orders = provider.orders();
+    assert_eq!(orders.len(), 61);
+    let most = most_in_a_second(&orders);
+    assert!(most <= 20, "{most} recipients in one second");
+    for job in &jobs {
+        assert_eq!(job.attempt, 1, "waiting costs no attempt");
+    }
+    // Who waits for a moment keeps the connection.
+    let connections = provider.connections();
+    assert!(connections <= 61, "{connections} connections");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{Backlog, listen};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -34,7 +35,7 @@ pub struct Request {
     /// The body, byte by byte.
     pub raw: Vec<u8>,
     pub json: Value,
-    /// When its first byte was there.
+    /// When all of it was there.
     pub arrived: Instant,
 }
 
@@ -371,25 +372,40 @@ impl Door {
         format!("http://{address}")
     }
 
-    /// Whether somebody waits before it.
-    pub fn has_someone(&self) -> bool {
+    /// How many wait before it.
+    fn waiting(&self) -> usize {
         let address = self.listener.local_addr().expect("it is bound");
         let asking = format!(":{:04X} 02 ", address.port());
         let connections = std::fs::read_to_string("/proc/net/tcp");
-        connections.expect("Linux tells").contains(&asking)
+        connections.expect("Linux tells").matches(&asking).count()
+    }
+
+    /// Whether somebody waits before it.
+    pub fn has_someone(&self) -> bool {
+        self.waiting() > 0
     }
 
     /// Waits until somebody waits before it.
     pub async fn wait_for_someone(&self) {
+        self.wait_for(1).await;
+    }
+
+    /// Waits until so many wait before it.
+    pub async fn wait_for(&self, many: usize) {
         let began = Instant::now();
-        while !self.has_someone() {
-            assert!(began.elapsed() < DEADLINE, "nobody came");
+        while self.waiting() < many {
+            let waiting = self.waiting();
+            assert!(began.elapsed() < DEADLINE, "only {waiting} came");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     /// Lets everybody in: who waits gets through when its system tries again, within a few seconds.
     pub fn open(self, script: impl FnMut(&Request) -> Reply + Send + 'static) -> FakeProvider {
+        // Where many come at once before a queue without length, the system throws away what the late ones write, and they
+        // write it again long after.
+        let roomy = Backlog::new(128).expect("a length that is allowed");
+        listen(&self.listener, roomy).expect("a socket of ours");
         let provider = FakeProvider::serve(self.listener, script);
         // Those who only filled the queue are let in first, and leave.
         provider.uncounted.store(self.queue.len(), Ordering::SeqCst);
@@ -555,7 +571,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Head, body, and when the first byte was there; `None` once the other side has closed.
+/// Head, body, and when all of it was there; `None` once the other side has closed.
 async fn read_request(
     stream: &mut TcpStream,
     buffer: &mut Vec<u8>,
@@ -563,7 +579,6 @@ async fn read_request(
     if buffer.is_empty() && stream.read_buf(buffer).await.ok()? == 0 {
         return None;
     }
-    let arrived = Instant::now();
     loop {
         if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
@@ -579,6 +594,7 @@ async fn read_request(
                     return None;
                 }
             }
+            let arrived = Instant::now();
             let body = buffer[end + 4..whole].to_vec();
             buffer.drain(..whole);
             return Some((head, body, arrived));
