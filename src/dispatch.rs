@@ -20,7 +20,7 @@ mod upkeep;
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use floors::Trail;
-use gate::{Held, Permit, Slot, slots_ahead};
+use gate::{Held, Permit, ROUND_TRIPS, Slot, slots_ahead};
 use letter::{Letter, Unreadable};
 pub use outage::{Outage, chain};
 use pace::{Hand, Pace, Poll, Unrecorded};
@@ -110,8 +110,8 @@ struct Lane {
     credentials: Credentials,
     pace: Arc<Pace>,
     bulk_pace: Arc<Pace>,
-    /// Milliseconds; follows the time that the database takes to answer.
-    slack_ms: AtomicU32,
+    /// How long the database took to answer, the latest times.
+    round_trips: Mutex<[Duration; ROUND_TRIPS]>,
     /// Held by whoever missed a slot and asks for another one.
     late: tokio::sync::Mutex<()>,
     metrics: AccountMetrics,
@@ -182,7 +182,7 @@ impl Dispatch {
                     credentials: account.credentials,
                     pace: Pace::new(hands),
                     bulk_pace: Pace::new(1),
-                    slack_ms: AtomicU32::new(0),
+                    round_trips: Mutex::default(),
                     late: tokio::sync::Mutex::default(),
                 })
             })
@@ -283,8 +283,10 @@ impl Dispatch {
                     trail.claimed(&floors, &claims, asked, Instant::now());
                     let found = claims.len();
                     lane.metrics.claimed(found);
-                    for claim in claims {
+                    if let Some(claim) = claims.first() {
                         lane.follow(claim.received - claim.asked);
+                    }
+                    for claim in claims {
                         // Never more claims than hands, and so than places; without one, a claim is left to its lease.
                         if let Some(place) = places.split(1) {
                             self.carry(&lane, claim, &lane.pace, place);

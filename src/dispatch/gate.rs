@@ -1,7 +1,7 @@
 //! The last question before a request: is its slot open, and may it still be sent?
 
 use std::{
-    sync::atomic::Ordering,
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
@@ -14,13 +14,17 @@ use crate::{
 };
 
 /// How far ahead of the present slots are reserved. An urgent message waits behind no more than this, unless one of many
-/// recipients is before it: that one needs a gap, and reserves up to a second ahead.
-const HORIZON: Duration = Duration::from_millis(60);
+/// recipients is before it: that one needs a gap, and reserves up to a second ahead, one at a time.
+const HORIZON: Duration = Duration::from_millis(40);
 /// How far ahead the next of those who missed their slots reserves another. Further than claims do, or they would take every
 /// slot before it.
 const LATE_HORIZON: Duration = Duration::from_secs(1);
 /// How late a message may leave its slot at least; more where the database is far away.
 const SLACK: Duration = Duration::from_millis(20);
+/// The most, however far it is.
+const MOST_SLACK: Duration = Duration::from_millis(500);
+/// So many answers of the database in a row have to be late before slots last longer.
+pub(super) const ROUND_TRIPS: usize = 4;
 
 /// The right to make one request. Made by the gate, consumed by sending.
 pub(super) struct Permit {
@@ -179,10 +183,9 @@ impl Dispatch {
 
     /// The limit, as a claim of this account is to apply it now.
     pub(super) fn slots(&self, lane: &Lane) -> Slots {
-        let follow = Duration::from_millis(u64::from(lane.slack_ms.load(Ordering::Relaxed)));
         Slots {
             per_second: self.settings.rate_per_second,
-            slack: SLACK.max(follow),
+            slack: lane.slack(),
             horizon: HORIZON,
         }
     }
@@ -190,17 +193,27 @@ impl Dispatch {
 
 impl Lane {
     /// Lets the slack follow the time that the database takes to answer, so that a slow one costs throughput and never the
-    /// limit, and no slot is given up for ever.
+    /// limit, and no slot is given up for ever. A single slow answer costs its slots and nothing else: only when several in a
+    /// row were slow do slots last longer, because for so much longer they count.
     pub(super) fn follow(&self, round_trip: Duration) {
-        let wanted = (10 + 2 * u32::try_from(round_trip.as_millis()).unwrap_or(500)).min(500);
-        let before = self.slack_ms.load(Ordering::Relaxed);
-        // Up at once, down slowly.
-        let after = if wanted >= before {
-            wanted
-        } else {
-            before - (before - wanted).div_ceil(16)
-        };
-        self.slack_ms.store(after, Ordering::Relaxed);
+        let mut latest = self
+            .round_trips
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        latest.rotate_left(1);
+        if let Some(last) = latest.last_mut() {
+            *last = round_trip;
+        }
+    }
+
+    /// Room for twice what the database surely takes, and for waking up.
+    fn slack(&self) -> Duration {
+        let latest = self
+            .round_trips
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let surely = latest.iter().min().copied().unwrap_or_default();
+        (Duration::from_millis(10) + 2 * surely).clamp(SLACK, MOST_SLACK)
     }
 }
 
