@@ -242,8 +242,8 @@ impl Dispatch {
         }
     }
 
-    /// Claims single messages as hands become free. Never more than there are hands free by the time they are here: nothing
-    /// waits in this process that another worker could be sending.
+    /// Claims single messages for the hands that are free, and as many as become free in the next milliseconds: nothing waits
+    /// here for longer that another worker could be sending.
     async fn claim_singles(self: Arc<Self>, lane: Arc<Lane>) {
         // Six looks in the interval that is promised: the first messages of a burst wait for one of them, and one may fail.
         let mut poll = Poll::new(self.settings.poll_interval / 6);

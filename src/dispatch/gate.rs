@@ -21,7 +21,10 @@ const HORIZON: Duration = Duration::from_millis(40);
 const LATE_HORIZON: Duration = Duration::from_secs(1);
 /// How late a message may leave its slot at least; more where the database is far away.
 const SLACK: Duration = Duration::from_millis(20);
-/// The most, however far it is.
+/// As much of it is left to the way to the provider, who counts what arrives: a message that leaves in time and is slow, and one
+/// a second later that is quick, must not meet.
+const ON_ITS_WAY: Duration = Duration::from_millis(10);
+/// The most slack, however far the database is.
 const MOST_SLACK: Duration = Duration::from_millis(500);
 /// So many answers of the database in a row have to be late before slots last longer.
 pub(super) const ROUND_TRIPS: usize = 4;
@@ -76,7 +79,7 @@ impl Slot<'_> {
 
     /// Judged by the earliest moment at which it can have begun.
     fn closes(&self) -> Instant {
-        shifted(self.asked, self.wait_us) + self.slack
+        shifted(self.asked, self.wait_us) + self.slack.saturating_sub(ON_ITS_WAY)
     }
 }
 
@@ -142,7 +145,7 @@ impl Dispatch {
     ) -> Option<Slot<'a>> {
         // Urgent ones do not line up. The others ask one after the other: many that are late together would fill a second in
         // advance, and keep an urgent one waiting for it.
-        let first_in_line = if claim.urgent {
+        let first_in_line = if claim.urgent() {
             None
         } else {
             Some(self.unless_stopping(lane.late.lock()).await?)

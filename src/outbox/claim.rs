@@ -237,8 +237,22 @@ impl Outbox {
             .into_iter()
             .map(|row| row.into_claim(slack, asked, received))
             .collect();
-        // They come in the order of slots, or of their places in the table.
-        claims.sort_by_key(|claim| !claim.urgent());
+        if slack.is_some() {
+            // They come in the order of their slots.
+            claims.sort_by_key(|claim| !claim.urgent());
+        } else {
+            // They come in the order of their places in the table: urgent ones, doubts, and then by priority, as they were chosen.
+            claims.sort_by_key(|claim| {
+                let out_of_turn = claim.place().is_none();
+                (
+                    !claim.urgent(),
+                    !out_of_turn,
+                    claim.priority,
+                    claim.due_at,
+                    claim.id,
+                )
+            });
+        }
         Ok(claims)
     }
 

@@ -218,7 +218,7 @@ async fn rules_move_into_a_domain_beside_producers_and_workers_and_no_row_is_rea
     )
     .await;
     let file = "SELECT pg_relation_filenode('sms_outbox.jobs')::bigint";
-    let rows = "SELECT sum(hashtextextended(job::text, 0))::bigint FROM sms_outbox.jobs AS job";
+    let rows = "SELECT sum(hashtext(job::text))::bigint FROM sms_outbox.jobs AS job";
     let was = (count(pool, file).await, count(pool, rows).await);
     ConnectOptions::new(database.url())
         .migrate()

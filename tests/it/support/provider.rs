@@ -1,18 +1,22 @@
 //! A stand-in for the provider: HTTP/1.1 on a bare socket, so that it can misbehave in every way a server can.
 //!
 //! It says what it is told to say and remembers every request with the moment it came. It has no rules of its own: a test
-//! states what the provider does, in one closure. It runs on a thread of its own, so that the moments are those at which
-//! requests came and not those at which a busy test got round to them.
+//! states what the provider does, in one closure. The moments are those at which the kernel received the last byte of a
+//! request, and not those at which a busy test got round to reading it.
 
+use std::io::IoSliceMut;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::sys::socket::{Backlog, listen};
+use nix::sys::socket::{Backlog, ControlMessageOwned, MsgFlags, listen, recvmsg};
+#[cfg(target_os = "linux")]
+use nix::sys::socket::{setsockopt, sockopt::ReceiveTimestampns};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -480,6 +484,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             continue;
         }
         stream.set_nodelay(true).ok();
+        #[cfg(target_os = "linux")]
+        setsockopt(&stream, ReceiveTimestampns, &true).expect("a socket of ours");
         tokio::spawn(serve(stream, Arc::clone(&shared)));
     }
 }
@@ -576,8 +582,9 @@ async fn read_request(
     stream: &mut TcpStream,
     buffer: &mut Vec<u8>,
 ) -> Option<(String, Vec<u8>, Instant)> {
-    if buffer.is_empty() && stream.read_buf(buffer).await.ok()? == 0 {
-        return None;
+    let mut arrived = Instant::now();
+    if buffer.is_empty() {
+        arrived = receive(stream, buffer).await?;
     }
     loop {
         if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -590,17 +597,45 @@ async fn read_request(
                 .unwrap_or(0);
             let whole = end + 4 + length;
             while buffer.len() < whole {
-                if stream.read_buf(buffer).await.ok()? == 0 {
-                    return None;
-                }
+                arrived = receive(stream, buffer).await?;
             }
-            let arrived = Instant::now();
             let body = buffer[end + 4..whole].to_vec();
             buffer.drain(..whole);
             return Some((head, body, arrived));
         }
-        if stream.read_buf(buffer).await.ok()? == 0 {
-            return None;
+        arrived = receive(stream, buffer).await?;
+    }
+}
+
+/// What has come in, and when its last byte did; `None` once the other side has closed.
+async fn receive(stream: &TcpStream, buffer: &mut Vec<u8>) -> Option<Instant> {
+    let mut bytes = [0; 16 * 1024];
+    loop {
+        stream.readable().await.ok()?;
+        let received = stream.try_io(Interest::READABLE, || {
+            let mut room = [IoSliceMut::new(&mut bytes)];
+            let mut notes = nix::cmsg_space!(nix::sys::time::TimeSpec);
+            let fd = stream.as_raw_fd();
+            let message = recvmsg::<()>(fd, &mut room, Some(&mut notes), MsgFlags::empty())?;
+            let stamp = message.cmsgs()?.find_map(|note| match note {
+                #[cfg(target_os = "linux")]
+                ControlMessageOwned::ScmTimestampns(stamp) => Some(Duration::from(stamp)),
+                _ => None,
+            });
+            Ok((message.bytes, stamp))
+        });
+        match received {
+            Ok((0, _)) => return None,
+            Ok((count, stamp)) => {
+                buffer.extend_from_slice(&bytes[..count]);
+                let now = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
+                let late = stamp.map_or(Duration::ZERO, |stamp| now.saturating_sub(stamp));
+                return Instant::now().checked_sub(late);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return None,
         }
     }
 }
