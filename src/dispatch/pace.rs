@@ -10,12 +10,16 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Requests under way when a worker starts and knows nothing about the account yet.
 const FIRST_WINDOW: usize = 8;
-/// Jobs are claimed ahead of free hands for this long: what a statement costs is shared by all that it claims, and no hand
-/// waits for it. A job claimed for 43 at a time took the database 21 microseconds, for 100 at a time 15, for 200 at a time 12.
-const AHEAD: Duration = Duration::from_millis(10);
+/// So many jobs are claimed ahead of free hands: what a statement costs is shared by all that it claims, and no hand waits for
+/// it. A job claimed for 43 at a time took the database 21 microseconds, for 100 at a time 15, for 200 at a time 12.
+const AHEAD: u128 = 150;
+/// And not for longer than that, so that nothing waits here which another worker could be sending; but for as long as a claim
+/// may take.
+const LONGEST_AHEAD: Duration = Duration::from_millis(25);
+const SHORTEST_AHEAD: Duration = Duration::from_millis(10);
 /// The most jobs that are claimed ahead, and the most that may wait for their record.
 const MOST_AHEAD: usize = 1_000;
-const MOST_UNRECORDED: usize = 4_000;
+const MOST_UNRECORDED: usize = 1_500;
 
 /// So many requests in a row without an answer that makes sense mean that the provider is out of order, and not a message.
 const OUT_OF_ORDER: u32 = 10;
@@ -73,10 +77,12 @@ impl State {
     fn count(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.counted_from);
         let finished = u128::try_from(self.finished).unwrap_or(u128::MAX);
-        let in_time = finished.saturating_mul(AHEAD.as_nanos()) / elapsed.as_nanos().max(1);
-        let in_time = usize::try_from(in_time).unwrap_or(MOST_AHEAD);
+        let within =
+            |time: Duration| finished.saturating_mul(time.as_nanos()) / elapsed.as_nanos().max(1);
+        let wanted = AHEAD.clamp(within(SHORTEST_AHEAD), within(LONGEST_AHEAD));
+        let wanted = usize::try_from(wanted).unwrap_or(MOST_AHEAD);
         // Up at once, down slowly: right after a full claim nothing is under way that could have finished.
-        self.ahead = in_time
+        self.ahead = wanted
             .max(self.ahead - self.ahead.div_ceil(4))
             .min(MOST_AHEAD);
         self.finished = 0;
@@ -331,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_are_claimed_ahead_as_are_sent_in_ten_milliseconds_and_in_few_claims() {
+    fn a_few_milliseconds_are_claimed_ahead_and_in_few_claims() {
         let hands = 50;
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
@@ -350,9 +356,13 @@ mod tests {
             hands,
             "nothing ahead before anything is known"
         );
-        state.finished = 200;
-        state.count(at(10));
-        assert_eq!(state.ahead, 200);
+        // 10,000 a second; and as much as its share of a fleet would be.
+        for (finished, ahead) in [(100, 150), (400, 400), (40, 300), (10, 225)] {
+            state.finished = finished;
+            state.count(state.counted_from + Duration::from_millis(10));
+            assert_eq!(state.ahead, ahead, "{finished} in ten milliseconds");
+        }
+        state.ahead = 200;
         for (claimed, free) in [(0, 250), (50, 200), (150, 100), (151, 0), (400, 0)] {
             state.claimed = claimed;
             assert_eq!(state.free(hands), free, "{claimed} claimed");
@@ -364,14 +374,11 @@ mod tests {
             0,
             "and none while the account has to show that it is in order"
         );
-        // It slows down: 20 ms to an answer, then a second to each.
+        // It slows down to an answer a second in each hand but ten.
         state.window = hands;
-        state.finished = 125;
-        state.count(at(60));
-        assert_eq!(state.ahead, 150, "down by a quarter at a time");
         for second in 1..40 {
-            state.finished = 50;
-            state.count(at(60 + second * 1_000));
+            state.finished = 39;
+            state.count(at(1_000 * second));
         }
         assert_eq!(state.ahead, 0);
         for (claimed, free) in [(48, 2), (50, 0)] {

@@ -27,7 +27,7 @@ pub(super) const BATCH: usize = 200;
 
 /// After a batch of several, nothing is written for as long as that took, and no longer than this: the next one is twice as
 /// large, and no hand waits for it.
-const LONGEST_REST: Duration = Duration::from_millis(5);
+const LONGEST_REST: Duration = Duration::from_millis(10);
 
 /// An outcome, with everything that is held until it is on record.
 #[derive(Debug)]
