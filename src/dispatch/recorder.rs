@@ -25,8 +25,8 @@ use crate::{
 /// The most outcomes that one statement records: it finds each answer's place among them by looking through all.
 pub(super) const BATCH: usize = 200;
 
-/// After a batch of several, nothing is written for as long as that took, and no longer than this: the next one is twice as
-/// large, and no hand waits for it.
+/// After a batch of several, the next one is written when half a `BATCH` has come in, or when as much time has passed as the last
+/// one took, and no later than after this. No hand waits for it.
 const LONGEST_REST: Duration = Duration::from_millis(10);
 
 /// An outcome, with everything that is held until it is on record.
