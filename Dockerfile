@@ -21,7 +21,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin sms-outbox
 COPY --from=build /usr/local/bin/sms-outbox /usr/local/bin/sms-outbox
-COPY LICENSE /usr/share/doc/sms-outbox/LICENSE
+COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/sms-outbox/
 USER 10001
 # SIGTERM, what `docker stop` sends, lets a worker finish what is in flight: give it more time than SMS_OUTBOX_SHUTDOWN_GRACE
 # (35 s) with `docker stop --time 40`. docker-compose.yml does.
