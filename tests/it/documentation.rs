@@ -7,9 +7,12 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, raw_sql};
 
 use crate::support::postgres::TestDatabase;
 
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/producers.md",
