@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{AccountSecrets, Misconfigured, WorkerArgs, connections, shared_keys},
     dispatch::{Account, Dispatch, Outage, Settings},
-    faults,
+    failpoints,
     metrics::Metrics,
     monitoring::Monitor,
     outbox::{ConnectOptions, Outbox, OutboxError, SchemaState},
@@ -178,7 +178,7 @@ pub async fn run(
     let settings = Settings {
         worker: worker.clone(),
         concurrency: config.concurrency,
-        policy: faults::policy(config.policy()),
+        policy: failpoints::policy(config.policy()),
         rate_per_second: config.rate_per_second,
         poll_interval: config.poll_interval,
         foreign: config.foreign(),

@@ -39,7 +39,7 @@ use solitude::Places;
 use twins::{Turn, Twins};
 
 use crate::{
-    faults::{self, Point},
+    failpoints::{self, Point},
     lifecycle::{Admission, Decision, PauseScope, Policy, Settlement, Situation, Verdict},
     message::{ForeignNumbers, is_traceparent},
     metrics::{AccountMetrics, Metrics},
@@ -144,7 +144,7 @@ impl Running {
             recording,
         } = self;
         loops.wait().await;
-        faults::point(Point::DuringDrain);
+        failpoints::point(Point::DuringDrain);
         dispatch.jobs.close();
         dispatch.jobs.wait().await;
         // The last one who could send an entry goes, and the recorder ends after the last of them.
@@ -276,7 +276,7 @@ impl Dispatch {
             let pause = match claimed {
                 Ok(claims) => {
                     if !claims.is_empty() {
-                        faults::point(Point::AfterClaim);
+                        failpoints::point(Point::AfterClaim);
                     }
                     self.outage.over();
                     lane.pace.claim_took();
@@ -338,7 +338,7 @@ impl Dispatch {
                 .await
             {
                 Ok(Some(claim)) => {
-                    faults::point(Point::AfterClaim);
+                    failpoints::point(Point::AfterClaim);
                     self.outage.over();
                     lane.metrics.claimed(1);
                     self.carry(&lane, claim, &lane.bulk_pace, place);
@@ -480,14 +480,14 @@ impl Dispatch {
             ),
             turn: permit.turn,
         };
-        faults::point(Point::BeforeSend);
+        failpoints::point(Point::BeforeSend);
         // Boxed: few need it, and every job would carry it about.
         let another_turn = || Box::pin(self.another_turn(lane, claim, letter));
         let outcome = self
             .provider
             .send(&lane.credentials, &order, another_turn)
             .await?;
-        faults::point(Point::ReplyRead);
+        failpoints::point(Point::ReplyRead);
         lane.metrics.request(&outcome.verdict, outcome.duration);
         match &outcome.verdict {
             Verdict::Accepted(_) | Verdict::Duplicate | Verdict::Refused(_) => {
@@ -505,7 +505,7 @@ impl Dispatch {
                 }
             }
         }
-        let verdict = match faults::verdict(outcome.verdict) {
+        let verdict = match failpoints::verdict(outcome.verdict) {
             // A pause must hold back the job that met it, or the job is claimed again at once, for ever: where a message
             // that is no marketing misses the brand code, the whole account waits.
             Verdict::Blocked {

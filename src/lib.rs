@@ -60,9 +60,9 @@ pub mod demo;
 pub mod dispatch;
 pub mod embedded;
 #[cfg(not(feature = "faults"))]
-mod faults;
+mod failpoints;
 #[cfg(feature = "faults")]
-pub mod faults;
+pub mod failpoints;
 pub mod lifecycle;
 pub mod message;
 pub mod metrics;

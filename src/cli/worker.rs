@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "faults")]
-    crate::faults::arm(|name| std::env::var(name).ok())?;
+    crate::failpoints::arm(|name| std::env::var(name).ok())?;
     let stops = Stops {
         gently: CancellationToken::new(),
         at_once: CancellationToken::new(),

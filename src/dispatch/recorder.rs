@@ -15,7 +15,7 @@ use super::{
     twins::Turn,
 };
 use crate::{
-    faults::{self, Point},
+    failpoints::{self, Point},
     lifecycle::{Pause, PauseScope, Settlement},
     message::mask,
     metrics::Metrics,
@@ -122,10 +122,10 @@ impl Recorder {
         while let Some(batch) = todo.pop() {
             let (records, held): (Vec<Record>, Vec<Held>) =
                 batch.into_iter().map(Entry::split).unzip();
-            faults::point(Point::BeforeRecord);
+            failpoints::point(Point::BeforeRecord);
             match self.outbox.record(&records).await {
                 Ok(outcomes) => {
-                    faults::point(Point::AfterRecord);
+                    failpoints::point(Point::AfterRecord);
                     self.outage.over();
                     for ((record, held), outcome) in records.iter().zip(held).zip(outcomes) {
                         count(&self.metrics, record, &outcome);
@@ -195,10 +195,10 @@ impl Recorder {
             lasts: *lasts,
             probing: lasts.is_none().then_some(self.probing),
         };
-        faults::point(Point::BeforePause);
+        failpoints::point(Point::BeforePause);
         match self.outbox.pause(&order).await {
             Ok(begun) => {
-                faults::point(Point::AfterPause);
+                failpoints::point(Point::AfterPause);
                 self.outage.over();
                 if let Some(strikes) = begun {
                     self.metrics.pause_begun(&entry.account, *scope);

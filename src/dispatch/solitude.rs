@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Dispatch, Lane};
-use crate::faults::{self, Point};
+use crate::failpoints::{self, Point};
 
 /// More than a worker can ever hold: with all of them in one hand, it holds nothing else.
 const PLACES: u32 = 1 << 20;
@@ -80,7 +80,7 @@ impl Dispatch {
             .await;
         match claimed {
             Ok(Some(claim)) => {
-                faults::point(Point::AfterClaim);
+                failpoints::point(Point::AfterClaim);
                 lane.metrics.claimed(1);
                 tracing::warn!(
                     job.id = %claim.id, attempt = claim.attempt, account = %lane.account,

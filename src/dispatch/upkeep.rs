@@ -8,7 +8,7 @@ use std::{
 
 use super::{Dispatch, Lane, chain, chance, floors::LeaseTrail, recorder::count};
 use crate::{
-    faults::{self, Point},
+    failpoints::{self, Point},
     lifecycle::{PauseScope, Settlement, Situation, Suspicion},
     message::RecipientList,
     outbox::{Abandoned, Content, DueProbe, Observer, OutboxError, Record, Recorded},
@@ -54,7 +54,7 @@ pub(super) async fn run(dispatch: Arc<Dispatch>) {
 async fn round(dispatch: &Dispatch, leases: &mut LeaseTrail) {
     let policy = &dispatch.settings.policy;
     let guarded = policy.guard_window.saturating_sub(policy.request_timeout);
-    faults::point(Point::DuringUpkeep);
+    failpoints::point(Point::DuringUpkeep);
     let mut errors = Vec::new();
     match dispatch.outbox.due_upkeep(guarded).await {
         Ok(due) => {
@@ -207,7 +207,7 @@ async fn rescue(dispatch: &Dispatch, leases: &mut LeaseTrail) -> Result<(), Outb
             .map(|claim| take_over(dispatch, claim))
             .collect();
         if !records.is_empty() {
-            faults::point(Point::DuringRescue);
+            failpoints::point(Point::DuringRescue);
         }
         let outcomes = match dispatch.outbox.record(&records).await {
             Ok(outcomes) => outcomes,
@@ -216,7 +216,7 @@ async fn rescue(dispatch: &Dispatch, leases: &mut LeaseTrail) -> Result<(), Outb
             Err(error) => return Err(error),
         };
         if !records.is_empty() {
-            faults::point(Point::AfterRescue);
+            failpoints::point(Point::AfterRescue);
         }
         for ((claim, record), outcome) in abandoned.iter().zip(&records).zip(outcomes) {
             let metrics = &dispatch.settings.metrics;
@@ -323,7 +323,7 @@ async fn ask(dispatch: &Dispatch, lane: &Lane, probe: &DueProbe) {
     let (account, scope, sender) = (&probe.account, probe.scope.as_str(), &probe.sender);
     match answer {
         Ok(true) => {
-            faults::point(Point::DuringProbe);
+            failpoints::point(Point::DuringProbe);
             lane.pace.slow_down();
             match dispatch
                 .outbox

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, from_millis, millis};
-use crate::faults::{self, Point};
+use crate::failpoints::{self, Point};
 
 /// The fleet's limit on recipients per second, as one claim applies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +214,7 @@ impl Outbox {
                 } else {
                     include_str!("claim_freely.sql")
                 };
-                let claim = sqlx::query_as(faults::sql(statement))
+                let claim = sqlx::query_as(failpoints::sql(statement))
                     .bind(account)
                     .bind(i64::try_from(hands).unwrap_or(i64::MAX))
                     .bind(millis(lease))
@@ -228,7 +228,7 @@ impl Outbox {
                     claim
                 };
                 let claim = claim.bind(due_at).bind(id).persistent(self.persistent());
-                faults::midway(Point::DuringClaim, claim.fetch_all(connection)).await
+                failpoints::midway(Point::DuringClaim, claim.fetch_all(connection)).await
             })
             .await?;
         let received = Instant::now();

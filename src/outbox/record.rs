@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{Outbox, OutboxError};
 use crate::{
-    faults::{self, Point},
+    failpoints::{self, Point},
     lifecycle::{Progress, Settlement, Status},
 };
 
@@ -347,7 +347,7 @@ impl Outbox {
             contents.push(record.content.0);
         }
         self.call("recording acceptances", async |connection| {
-            let record = sqlx::query_scalar(faults::sql(include_str!("record_sent.sql")))
+            let record = sqlx::query_scalar(failpoints::sql(include_str!("record_sent.sql")))
                 .bind(&ids)
                 .bind(&tokens)
                 .bind(&orders)
@@ -356,7 +356,7 @@ impl Outbox {
                 .bind(&contents)
                 .persistent(self.persistent());
             let recorded: Vec<Uuid> =
-                faults::midway(Point::DuringRecord, record.fetch_all(connection)).await?;
+                failpoints::midway(Point::DuringRecord, record.fetch_all(connection)).await?;
             Ok(recorded.into_iter().collect())
         })
         .await
@@ -366,10 +366,10 @@ impl Outbox {
         let answers: Vec<Answer<'_>> = records.iter().map(|record| record.answer()).collect();
         self.call("recording outcomes", async |connection| {
             let answers = Json(&answers);
-            let record = sqlx::query_as(faults::sql(include_str!("record_other.sql")))
+            let record = sqlx::query_as(failpoints::sql(include_str!("record_other.sql")))
                 .bind(answers)
                 .persistent(self.persistent());
-            faults::midway(Point::DuringRecord, record.fetch_all(connection)).await
+            failpoints::midway(Point::DuringRecord, record.fetch_all(connection)).await
         })
         .await
     }
@@ -380,10 +380,10 @@ impl Outbox {
         outcome: &mut HashMap<Uuid, Recorded>,
     ) -> Result<(), OutboxError> {
         let answers: Vec<Answer<'_>> = records.iter().map(|record| record.answer()).collect();
-        faults::point(Point::BeforeLateRecord);
+        failpoints::point(Point::BeforeLateRecord);
         let rows: Vec<LateRow> = self
             .call("recording late answers", async |connection| {
-                sqlx::query_as(faults::sql(include_str!("record_late.sql")))
+                sqlx::query_as(failpoints::sql(include_str!("record_late.sql")))
                     .bind(Json(&answers))
                     .persistent(self.persistent())
                     .fetch_all(connection)

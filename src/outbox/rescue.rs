@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, from_millis, millis};
-use crate::{faults, lifecycle::Crashes};
+use crate::{failpoints, lifecycle::Crashes};
 
 /// A claim whose lease has run out.
 #[derive(Clone)]
@@ -97,7 +97,7 @@ impl Outbox {
         let read = Instant::now();
         let rows: Vec<Row> = self
             .call("looking for abandoned claims", async |connection| {
-                sqlx::query_as(faults::sql(include_str!("abandoned.sql")))
+                sqlx::query_as(failpoints::sql(include_str!("abandoned.sql")))
                     .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
                     .bind(reach.map(millis))
                     .persistent(self.persistent())
@@ -134,7 +134,7 @@ impl Outbox {
     /// When the database cannot be reached or refuses.
     pub async fn expire(&self, at_most: usize) -> Result<Vec<(Uuid, String)>, OutboxError> {
         self.call("expiring jobs", async |connection| {
-            sqlx::query_as(faults::sql(include_str!("expire.sql")))
+            sqlx::query_as(failpoints::sql(include_str!("expire.sql")))
                 .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
                 .persistent(self.persistent())
                 .fetch_all(connection)

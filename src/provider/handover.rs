@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
-use crate::faults::{self, Point};
+use crate::failpoints::{self, Point};
 
 /// The sender's end: can take the request back as long as the connection has not taken it.
 #[derive(Debug)]
@@ -155,8 +155,8 @@ impl Body for WatchedBody {
                 return Poll::Ready(Some(Err(Withdrawn)));
             }
         }
-        faults::point(Point::HandedOver);
-        faults::soon(Point::InFlight);
+        failpoints::point(Point::HandedOver);
+        failpoints::soon(Point::InFlight);
         Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use sms_outbox::faults::Point;
+use sms_outbox::failpoints::Point;
 
 use crate::dice::Dice;
 use crate::support::worker::Process;

@@ -44,7 +44,7 @@ enum Strike {
 /// A variable that cannot be understood.
 #[derive(Debug, thiserror::Error)]
 #[error("{variable} cannot be understood: {problem}")]
-pub struct FaultsError {
+pub struct FailpointsError {
     variable: &'static str,
     problem: String,
 }
@@ -53,12 +53,12 @@ pub struct FaultsError {
 ///
 /// # Errors
 /// When one of them cannot be understood.
-pub fn arm(variable: impl Fn(&str) -> Option<String>) -> Result<(), FaultsError> {
+pub fn arm(variable: impl Fn(&str) -> Option<String>) -> Result<(), FailpointsError> {
     const POINTS: &str = "SMS_OUTBOX_FAILPOINTS";
     const FILE: &str = "SMS_OUTBOX_FAILPOINTS_FILE";
     const SEED: &str = "SMS_OUTBOX_FAILPOINTS_SEED";
     const VARIANT: &str = "SMS_OUTBOX_WRONG_VARIANT";
-    let wrong = |variable, problem: &str| FaultsError {
+    let wrong = |variable, problem: &str| FailpointsError {
         variable,
         problem: problem.to_owned(),
     };

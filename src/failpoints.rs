@@ -1,4 +1,4 @@
-//! Places where a worker can be made to die or freeze, and ways to make it wrong: for the run in `tests/faults`, which
+//! Places where a worker can be made to die or freeze, and ways to make it wrong: for the run in `tests/chaos`, which
 //! shows what survives the first, and that it would notice the second.
 //!
 //! All of it is compiled in by the feature `faults` only. Without the feature the functions below do nothing, and cost
@@ -22,7 +22,7 @@ mod armed;
 mod wrong;
 
 #[cfg(feature = "faults")]
-pub use armed::{FaultsError, arm};
+pub use armed::{FailpointsError, arm};
 #[cfg(feature = "faults")]
 pub(crate) use armed::{midway, point, soon};
 #[cfg(feature = "faults")]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use sms_outbox::embedded::PrivatePostgres;
-use sms_outbox::faults::Variant;
+use sms_outbox::failpoints::Variant;
 use sqlx::PgPool;
 
 use crate::chaos::wait_until_drained;

@@ -2,9 +2,9 @@
 //! provider answers with garbage or not at all.
 //!
 //! ```text
-//! cargo test --features faults --test faults
-//! cargo test --features faults --test faults -- --jobs 10000 --kills 200 --crashes 20 --seed 7
-//! cargo test --features faults --test faults -- --jobs 0 --variant blind-resend
+//! cargo test --features faults --test chaos
+//! cargo test --features faults --test chaos -- --jobs 10000 --kills 200 --crashes 20 --seed 7
+//! cargo test --features faults --test chaos -- --jobs 0 --variant blind-resend
 //! ```
 //!
 //! A seed reproduces the plan (what is written and what is injected, and when), though not the machine's timing. Then
@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use sms_outbox::faults::Variant;
+use sms_outbox::failpoints::Variant;
 use tokio::sync::Semaphore;
 
 use checker::Findings;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sms_outbox::faults::Variant;
+use sms_outbox::failpoints::Variant;
 
 use crate::chaos::Outcome;
 use crate::checker::Findings;

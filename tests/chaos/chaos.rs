@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sms_outbox::embedded::{Options, PrivatePostgres, Sources, start};
-use sms_outbox::faults::Point;
+use sms_outbox::failpoints::Point;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::mpsc;
 
