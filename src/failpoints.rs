@@ -1,8 +1,9 @@
 //! Places where a worker can be made to die or freeze, and ways to make it wrong: for the run in `tests/chaos`, which
 //! shows what survives the first, and that it would notice the second.
 //!
-//! All of it is compiled in by the feature `faults` only. Without the feature the functions below do nothing, and cost
-//! nothing. With it a worker obeys three variables (they are no settings, so no page for operators names them):
+//! All of it is compiled in by `RUSTFLAGS="--cfg failpoints"` only. It is no feature, because features add up: nobody gets it
+//! with `--all-features`, or because another crate asked for it. Without it the functions below do nothing, and cost nothing.
+//! With it a worker obeys these variables (they are no settings, so no page for operators names them):
 //!
 //! ```text
 //! SMS_OUTBOX_FAILPOINTS=after-claim=kill:0.02,before-send=freeze:0.01   what happens where, and with which probability
@@ -11,23 +12,23 @@
 //! SMS_OUTBOX_WRONG_VARIANT=blind-resend   one of `Variant`
 //! ```
 
-#[cfg(all(feature = "faults", not(debug_assertions)))]
+#[cfg(all(failpoints, not(debug_assertions)))]
 compile_error!(
-    "with the feature `faults` a worker can be told to be wrong: it is for tests, and not for a release"
+    "with --cfg failpoints a worker can be told to be wrong: it is for tests, and not for a release"
 );
 
-#[cfg(feature = "faults")]
+#[cfg(failpoints)]
 mod armed;
-#[cfg(feature = "faults")]
+#[cfg(failpoints)]
 mod wrong;
 
-#[cfg(feature = "faults")]
+#[cfg(failpoints)]
 pub use armed::{FailpointsError, arm};
-#[cfg(feature = "faults")]
+#[cfg(failpoints)]
 pub(crate) use armed::{midway, point, soon};
-#[cfg(feature = "faults")]
+#[cfg(failpoints)]
 pub use wrong::Variant;
-#[cfg(feature = "faults")]
+#[cfg(failpoints)]
 pub(crate) use wrong::{policy, sql, verdict};
 
 /// Where a worker may die or freeze: every place at which it knows or has done something that the world does not know yet.
@@ -69,7 +70,7 @@ pub enum Point {
     DuringDrain,
 }
 
-#[cfg(feature = "faults")]
+#[cfg(failpoints)]
 impl Point {
     /// Every one of them.
     pub const ALL: [Self; 17] = [
@@ -117,11 +118,11 @@ impl Point {
     }
 }
 
-#[cfg(not(feature = "faults"))]
+#[cfg(not(failpoints))]
 pub(crate) use absent::{midway, point, policy, soon, sql, verdict};
 
 /// What is left of all this in a release: nothing.
-#[cfg(not(feature = "faults"))]
+#[cfg(not(failpoints))]
 mod absent {
     use super::Point;
     use crate::lifecycle::{Policy, Verdict};

@@ -59,9 +59,9 @@ pub mod daemon;
 pub mod demo;
 pub mod dispatch;
 pub mod embedded;
-#[cfg(not(feature = "faults"))]
+#[cfg(not(failpoints))]
 mod failpoints;
-#[cfg(feature = "faults")]
+#[cfg(failpoints)]
 pub mod failpoints;
 pub mod lifecycle;
 pub mod message;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub(super) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
-    #[cfg(feature = "faults")]
+    #[cfg(failpoints)]
     crate::failpoints::arm(|name| std::env::var(name).ok())?;
     let stops = Stops {
         gently: CancellationToken::new(),

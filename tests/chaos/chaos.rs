@@ -12,13 +12,13 @@ use sms_outbox::failpoints::Point;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::mpsc;
 
-use crate::dice::Dice;
-use crate::evidence::{Evidence, Settings};
-use crate::fleet::{Fleet, Orders};
-use crate::plan::{self, Event, Message, Plan, Side, Size};
-use crate::producers::{Knowledge, Met, produce};
-use crate::proxy::Proxy;
-use crate::world::{self, Sandbox};
+use super::dice::Dice;
+use super::evidence::{Evidence, Settings};
+use super::fleet::{Fleet, Orders};
+use super::plan::{self, Event, Message, Plan, Side, Size};
+use super::producers::{Knowledge, Met, produce};
+use super::proxy::Proxy;
+use super::world::{self, Sandbox};
 
 const PRODUCERS: usize = 4;
 /// Several times what it takes: the last doubts have to settle or to grow too old.

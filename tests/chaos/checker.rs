@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use sms_outbox::sandbox::LedgerEntry;
 use uuid::Uuid;
 
-use crate::evidence::{Attempt, Evidence, Job, Move, Request};
-use crate::plan::{MARK, Message};
-use crate::producers::Told;
-use crate::support::worker::{HASH, KEY};
+use super::evidence::{Attempt, Evidence, Job, Move, Request};
+use super::plan::{MARK, Message};
+use super::producers::Told;
+use super::support::worker::{HASH, KEY};
 
 /// Between the clocks of Postgres and of the sandbox, which takes the system's time once and counts from there.
 const CLOCKS_US: i64 = 20_000;

@@ -6,9 +6,9 @@ use sms_outbox::sandbox::LedgerEntry;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::plan::Message;
-use crate::producers::Told;
-use crate::world::Sandbox;
+use super::plan::Message;
+use super::producers::Told;
+use super::world::Sandbox;
 
 /// Moments are microseconds since 1970.
 type Moment = i64;

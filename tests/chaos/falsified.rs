@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use crate::checker::{self, Findings};
-use crate::evidence::{Attempt, Evidence, Job, Move};
-use crate::plan::MARK;
-use crate::support::worker::HASH;
+use super::checker::{self, Findings};
+use super::evidence::{Attempt, Evidence, Job, Move};
+use super::plan::MARK;
+use super::support::worker::HASH;
 
 type Falsification = (&'static str, &'static str, fn(&mut Evidence));
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use sms_outbox::failpoints::Point;
 
-use crate::dice::Dice;
-use crate::support::worker::Process;
+use super::dice::Dice;
+use super::support::worker::Process;
 
 /// Those that not every second brings: until one has been seen, every worker dies at the first.
 const RARE: [Point; 7] = [

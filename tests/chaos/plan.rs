@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::dice::Dice;
-use crate::proxy::Cut;
+use super::dice::Dice;
+use super::proxy::Cut;
 
 /// No log may contain this word: every text does.
 pub const MARK: &str = "mahrem";

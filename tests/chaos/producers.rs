@@ -8,8 +8,8 @@ use sms_outbox::outbox::{Filter, Outbox};
 use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::plan::Message;
-use crate::world::SENDER;
+use super::plan::Message;
+use super::world::SENDER;
 
 /// What a producer knows of its transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

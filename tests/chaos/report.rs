@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sms_outbox::failpoints::Variant;
 
-use crate::chaos::Outcome;
-use crate::checker::Findings;
-use crate::variants::Scenario;
+use super::chaos::Outcome;
+use super::checker::Findings;
+use super::variants::Scenario;
 
 #[derive(Default)]
 pub struct Report {

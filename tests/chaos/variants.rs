@@ -10,15 +10,15 @@ use sms_outbox::embedded::PrivatePostgres;
 use sms_outbox::failpoints::Variant;
 use sqlx::PgPool;
 
-use crate::chaos::wait_until_drained;
-use crate::checker::{self, Findings};
-use crate::dice::Dice;
-use crate::evidence::{Evidence, Settings};
-use crate::fleet::Orders;
-use crate::plan::{self, Message};
-use crate::producers::{Knowledge, produce};
-use crate::support::worker::Process;
-use crate::world::{self, Sandbox};
+use super::chaos::wait_until_drained;
+use super::checker::{self, Findings};
+use super::dice::Dice;
+use super::evidence::{Evidence, Settings};
+use super::fleet::Orders;
+use super::plan::{self, Message};
+use super::producers::{Knowledge, produce};
+use super::support::worker::Process;
+use super::world::{self, Sandbox};
 
 /// Circumstances that bring something out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

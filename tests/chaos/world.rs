@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::worker::{HASH, KEY, Process};
+use super::support::worker::{HASH, KEY, Process};
 
 /// The one approved sender.
 pub const SENDER: &str = "BRAND";
@@ -41,7 +41,7 @@ pub async fn database(admin_url: &str, url: &str, name: &str) -> PgPool {
         .await
         .expect("a name that is free");
     admin.close().await;
-    crate::support::postgres::migrate(url).await;
+    super::support::postgres::migrate(url).await;
     let pool = guard_against_lost_writes(PgPoolOptions::new())
         .max_connections(4)
         .acquire_timeout(Duration::from_secs(5))
