@@ -63,6 +63,7 @@ pub mod embedded;
 mod failpoints;
 #[cfg(failpoints)]
 pub mod failpoints;
+pub mod job;
 pub mod lifecycle;
 pub mod message;
 pub mod metrics;

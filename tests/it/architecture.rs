@@ -77,6 +77,7 @@ fn pure_files_know_no_database_no_network_no_runtime_and_no_clock() {
         &[
             "lifecycle",
             "backoff",
+            "job",
             "message",
             "provider/classify",
             "bench/figures",

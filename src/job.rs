@@ -1,0 +1,247 @@
+//! What a row says of its job, as types: where it stands, what kind of trouble it met, the provider's number for it.
+
+use std::{fmt, str::FromStr};
+
+/// Where a job stands. The text form is what `sms_outbox.jobs.status` holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Status {
+    /// Put there by the insert or a retry; a worker claims it when `due_at` has come.
+    Queued,
+    /// Put there by a claim that is committed before the request leaves; the answer moves it on, or the end of its lease.
+    Sending,
+    /// The provider took it (200), or had taken it already (451). Final.
+    Sent,
+    /// A permanent refusal, attempts used up, or bad data. Nothing moves it on but a person's `retry`.
+    Failed,
+    /// It may have been taken, nobody learnt the answer, and it is too old to repeat safely. Reconciliation or a person
+    /// moves it on.
+    Uncertain,
+    /// `expires_at` passed before it was taken. Final.
+    Expired,
+    /// Someone cancelled it while it was queued. Final.
+    Cancelled,
+}
+
+impl Status {
+    /// Every status, in the order of a job's life.
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Sending,
+        Self::Sent,
+        Self::Failed,
+        Self::Uncertain,
+        Self::Expired,
+        Self::Cancelled,
+    ];
+
+    /// The text that the database holds.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sending => "sending",
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Uncertain => "uncertain",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether no worker will ever touch the job again. `uncertain` is not final: it is waiting for the truth.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::Sent | Self::Failed | Self::Expired | Self::Cancelled => true,
+            Self::Queued | Self::Sending | Self::Uncertain => false,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A text that is none of the known values of `what`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a {what}; known: {known}")]
+pub struct UnknownValue {
+    /// What was expected, for the sentence.
+    pub what: &'static str,
+    /// What was found.
+    pub text: String,
+    /// What would have been understood, separated by commas.
+    pub known: String,
+}
+
+impl FromStr for Status {
+    type Err = UnknownValue;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| UnknownValue {
+                what: "status",
+                text: text.to_owned(),
+                known: Self::ALL.map(Self::as_str).join(", "),
+            })
+    }
+}
+
+/// What kind of trouble a job met, and so whose trouble it is. The text form is `sms_outbox.jobs.error_class`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ErrorClass {
+    /// Credentials, API switch or address list: the account pauses.
+    Auth,
+    /// The account's balance is too low: it pauses.
+    Balance,
+    /// Any other trouble of the account or of the configured address: it pauses.
+    Account,
+    /// The header: not approved (that sender pauses), or malformed (the job fails).
+    Sender,
+    /// No number that could be read, or the provider refuses the numbers.
+    Recipients,
+    /// The text: empty, or more than seven parts.
+    Content,
+    /// The consent flag or list does not fit.
+    Iys,
+    /// The provider-side schedule cannot be read.
+    Schedule,
+    /// The request as a whole was refused.
+    Request,
+    /// Too many requests: everybody waits.
+    RateLimited,
+    /// The provider is out of order.
+    Unavailable,
+    /// Connection refused, name lookup, TLS, reset.
+    Network,
+    /// No answer in time.
+    Timeout,
+    /// A code or a reply that nobody has described.
+    Unknown,
+}
+
+impl ErrorClass {
+    /// Every class.
+    pub const ALL: [Self; 14] = [
+        Self::Auth,
+        Self::Balance,
+        Self::Account,
+        Self::Sender,
+        Self::Recipients,
+        Self::Content,
+        Self::Iys,
+        Self::Schedule,
+        Self::Request,
+        Self::RateLimited,
+        Self::Unavailable,
+        Self::Network,
+        Self::Timeout,
+        Self::Unknown,
+    ];
+
+    /// The text that the database holds.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::Balance => "balance",
+            Self::Account => "account",
+            Self::Sender => "sender",
+            Self::Recipients => "recipients",
+            Self::Content => "content",
+            Self::Iys => "iys",
+            Self::Schedule => "schedule",
+            Self::Request => "request",
+            Self::RateLimited => "rate_limited",
+            Self::Unavailable => "unavailable",
+            Self::Network => "network",
+            Self::Timeout => "timeout",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for ErrorClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for ErrorClass {
+    type Err = UnknownValue;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|class| class.as_str() == text)
+            .ok_or_else(|| UnknownValue {
+                what: "error class",
+                text: text.to_owned(),
+                known: Self::ALL.map(Self::as_str).join(", "),
+            })
+    }
+}
+
+/// The provider's number for an order it took, as text: today about nine digits, never promised to fit a machine integer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OrderId(String);
+
+impl OrderId {
+    /// Takes 1 to 64 characters of `[0-9A-Za-z_-]`; anything else is no order id.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// The text as stored.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for OrderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_value_is_written_as_it_is_read() {
+        for status in Status::ALL {
+            assert_eq!(status.as_str().parse(), Ok(status));
+        }
+        for class in ErrorClass::ALL {
+            assert_eq!(class.as_str().parse(), Ok(class));
+        }
+        assert!("whatever".parse::<Status>().is_err() && "whatever".parse::<ErrorClass>().is_err());
+    }
+
+    #[test]
+    fn an_order_id_is_short_and_plain() {
+        for (text, taken) in [
+            ("312891245", true),
+            ("a-B_9", true),
+            (&"9".repeat(64), true),
+            ("", false),
+            ("3 1", false),
+            ("ş", false),
+            ("1\n", false),
+            (&"9".repeat(65), false),
+        ] {
+            assert_eq!(OrderId::parse(text).is_some(), taken, "{text:?}");
+        }
+    }
+}
