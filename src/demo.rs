@@ -20,10 +20,8 @@ use crate::{
     daemon::{self, DaemonError, Ended, Stops},
     embedded::{self, EmbeddedError, Sources},
     message::MessageError,
-    outbox::{
-        ConnectOptions, EnqueueError, MigrationError, OutboxError, PgBouncer,
-        guard_against_lost_writes,
-    },
+    outbox::{ConnectOptions, MigrationError, OutboxError, PgBouncer},
+    producer::{EnqueueError, guard_against_lost_writes},
     sandbox::{Sandbox, SandboxConfig, SandboxError},
 };
 

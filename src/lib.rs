@@ -69,6 +69,7 @@ pub mod message;
 pub mod metrics;
 pub mod monitoring;
 pub mod outbox;
+mod producer;
 pub mod provider;
 pub mod reconciliation;
 pub mod sandbox;
@@ -76,7 +77,7 @@ pub mod sandbox;
 pub use message::{
     Bulk, Iys, IysList, MessageError, NewMessage, Priority, Recipient, RecipientError,
 };
-pub use outbox::{
+pub use producer::{
     EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once, guard_against_lost_writes,
 };
 

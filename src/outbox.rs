@@ -1,8 +1,8 @@
-//! The only place that knows Postgres: every statement, one per `.sql` file, named after the function that runs it.
+//! What workers and people ask of Postgres: every statement, one per `.sql` file, named after the function that runs it.
 //!
 //! Each function is one short statement under a deadline, so that no transaction ever stays open across a request and no
-//! call can wait for ever on a server that has gone silent. `claim` and `record` are what workers live on; `enqueue` is
-//! what producers use; `inspect` and `operate` answer and obey people.
+//! call can wait for ever on a server that has gone silent. `claim` and `record` are what workers live on; `inspect` and
+//! `operate` answer and obey people. What producers use is in [`producer`](crate::producer).
 
 mod claim;
 mod connect;
@@ -24,9 +24,8 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
 pub use claim::{Claim, Floor, Floors, Slots};
+pub use connect::ConnectOptions;
 use connect::STEADY_PLANS;
-pub use connect::{ConnectOptions, guard_against_lost_writes};
-pub use enqueue::{EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once};
 pub use examine::{Missing, Pooling, QueueFacts, SenderInUse, ServerFacts};
 pub use inspect::{AttemptRow, Depth, Filter, JobRow, QueueStat};
 pub use installation::{Change, Installation, OpenJobs, Promotions};
@@ -38,8 +37,7 @@ pub use reconcile::{Candidate, Search};
 pub use record::{Content, Evidence, Observer, Record, Recorded};
 pub use rescue::{Abandoned, DueUpkeep};
 
-/// A connection that has answered nothing for so long, to a question that takes no time, is not fit for use.
-const SILENT_AFTER: Duration = Duration::from_secs(5);
+use crate::producer::SILENT_AFTER;
 
 /// A handle on the outbox in one database; cheap to clone.
 #[derive(Clone, Debug)]

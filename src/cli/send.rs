@@ -27,7 +27,8 @@ use crate::{
     message::{
         Bulk, ForeignNumbers, Iys, IysList, MAX_RECIPIENTS, MessageError, NewMessage, Priority,
     },
-    outbox::{EnqueueError, Enqueued, Filter, Outbox},
+    outbox::{Filter, Outbox},
+    producer::{EnqueueError, Enqueued},
 };
 use draft::Draft;
 

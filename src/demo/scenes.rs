@@ -8,7 +8,8 @@ use super::DemoError;
 use crate::{
     lifecycle::Status,
     message::{Bulk, Iys, IysList, NewMessage, Priority},
-    outbox::{Filter, JobRow, Outbox, enqueue, enqueue_bulk, enqueue_once},
+    outbox::{Filter, JobRow, Outbox},
+    producer::{enqueue, enqueue_bulk, enqueue_once},
     sandbox::{Fault, FaultKind, LedgerEntry, SandboxConfig, SandboxHandle},
 };
 

@@ -3,16 +3,17 @@
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    Executor, PgConnection, Row,
+    Executor, PgConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
 use super::{
-    Outbox, OutboxError, SILENT_AFTER,
+    Outbox, OutboxError,
     installation::Watch,
     pooler::{MARK, PgBouncer, Ways, ask_for_the_mark, mark},
     warm::Warm,
 };
+use crate::producer::guard_against_lost_writes;
 
 /// What keeps the planner to one plan, and to indexes. It cannot know how few rows a claim will find among how many, and what it
 /// guesses instead depends on when the table was analysed last.
@@ -188,36 +189,4 @@ impl ConnectOptions {
             }),
         }
     }
-}
-
-/// Makes every connection prove that no transaction was left open on it, before anyone gets it.
-///
-/// In sqlx 0.9.0 a `begin()` that is cancelled (a timeout, a `select!`, a dropped future) can return a connection with an
-/// *open transaction* to the pool. The next user's `INSERT` then succeeds, and is never committed. Producers that use
-/// sqlx share the fault, so this is exported: build your own pool with it.
-///
-/// ```no_run
-/// # async fn f() -> Result<(), sqlx::Error> {
-/// let pool = sms_outbox::guard_against_lost_writes(sqlx::postgres::PgPoolOptions::new())
-///     .max_connections(10)
-///     .connect("postgres://localhost/app")
-///     .await?;
-/// # Ok(()) }
-/// ```
-#[must_use]
-pub fn guard_against_lost_writes(options: PgPoolOptions) -> PgPoolOptions {
-    options
-        .test_before_acquire(false)
-        .before_acquire(|connection, _| {
-            Box::pin(async move {
-                // Inside an open transaction now() stands still at its start; outside, each statement starts its own.
-                // The simple protocol leaves no prepared statement behind, as PgBouncer demands.
-                let probe = connection.fetch_one("SELECT now() = statement_timestamp()");
-                match tokio::time::timeout(SILENT_AFTER, probe).await {
-                    Ok(Ok(row)) => row.try_get::<bool, _>(0),
-                    // Broken or silent: not fit for use either.
-                    Ok(Err(_)) | Err(_) => Ok(false),
-                }
-            })
-        })
 }

@@ -108,7 +108,7 @@ fn only_the_commands_and_the_private_postgres_read_the_environment() {
 
 #[test]
 fn no_call_to_the_outbox_opens_a_transaction() {
-    check(&["outbox", "dispatch", "daemon"], &[".begin("]);
+    check(&["outbox", "producer", "dispatch", "daemon"], &[".begin("]);
     // Around one statement, where a pooler would give the server process away between preparing and executing it.
     let begins: Vec<String> = sources()
         .into_iter()
@@ -170,7 +170,7 @@ fn the_worker_and_the_sandbox_share_nothing() {
 fn only_the_outbox_speaks_sql_to_the_schema() {
     for (file, code) in sources() {
         // The demo plays an application; the measurements fill whole queues, and ask how it went.
-        if ["outbox", "demo", "bench"]
+        if ["outbox", "producer", "demo", "bench"]
             .iter()
             .any(|module| is_part_of(&file, module))
         {
@@ -185,7 +185,7 @@ fn only_the_outbox_speaks_sql_to_the_schema() {
 #[test]
 fn nothing_notifies_and_nothing_listens() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for directory in ["migrations", "src/outbox"] {
+    for directory in ["migrations", "src/outbox", "src/producer"] {
         for entry in fs::read_dir(root.join(directory)).expect("a directory of ours") {
             let path = entry.expect("a directory of ours").path();
             let text = fs::read_to_string(&path).expect("a file of ours");

@@ -13,9 +13,10 @@ use crate::support::postgres::TestDatabase;
 use crate::support::worker::{count, execute, insert_many};
 
 fn statements() -> Vec<(String, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/outbox");
-    let mut all: Vec<(String, String)> = std::fs::read_dir(folder)
-        .expect("the source")
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all: Vec<(String, String)> = ["outbox", "producer"]
+        .into_iter()
+        .flat_map(|folder| std::fs::read_dir(source.join(folder)).expect("the source"))
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "sql"))
         .map(|path| {
