@@ -2,6 +2,45 @@
 
 use std::{fmt, str::FromStr};
 
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+/// What became of a message: [`find_job`](crate::find_job) reads it. It holds no number and no text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Job {
+    /// As [`enqueue`](crate::enqueue) returned it.
+    pub id: Uuid,
+    /// The account that pays.
+    pub account: String,
+    /// The key that the producer gave it.
+    pub idempotency_key: Option<String>,
+    /// What it shares with the other jobs of one [`Bulk`](crate::Bulk).
+    pub batch_id: Option<Uuid>,
+    /// Where it stands.
+    pub status: Status,
+    /// How many attempts it has spent.
+    pub attempt: i16,
+    /// The provider's number for it. A sent job has none where a duplicate refusal proved that it was taken, until it is found.
+    pub order_id: Option<OrderId>,
+    /// Sent, as the provider's duplicate guard (451) says: an earlier request, or a message of equal content, was taken.
+    pub duplicate: bool,
+    /// The other job of ours with equal content that was taken, where it is known.
+    pub duplicate_of: Option<Uuid>,
+    /// What kind of trouble it met last.
+    pub error_class: Option<ErrorClass>,
+    /// The provider's number for that, where it gave one.
+    pub error_code: Option<i32>,
+    /// What happened and what helps, in a sentence.
+    pub error_message: Option<String>,
+    /// When it was inserted.
+    pub created_at: DateTime<Utc>,
+    /// When the provider took it. Nothing is said about phones.
+    pub sent_at: Option<DateTime<Utc>>,
+    /// When it came to its end.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
 /// Where a job stands. The text form is what `sms_outbox.jobs.status` holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Status {

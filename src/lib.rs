@@ -31,9 +31,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What became of a job is in its row (`status`, `order_id`, `error_class`) and in `sms_outbox.attempts`. In Rust,
-//! [`Outbox::job`](outbox::Outbox::job), [`attempts`](outbox::Outbox::attempts) and
-//! [`statuses`](outbox::Outbox::statuses) read them.
+//! [`find_job`] and [`find_job_by_key`] say what became of it.
 //!
 //! # Modules
 //!
@@ -74,11 +72,13 @@ pub mod provider;
 pub mod reconciliation;
 pub mod sandbox;
 
+pub use job::{ErrorClass, Job, OrderId, Status, UnknownValue};
 pub use message::{
     Bulk, Iys, IysList, MessageError, NewMessage, Priority, Recipient, RecipientError,
 };
 pub use producer::{
-    EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once, guard_against_lost_writes,
+    EnqueueError, Enqueued, FindError, enqueue, enqueue_bulk, enqueue_once, find_job,
+    find_job_by_key, guard_against_lost_writes,
 };
 
 /// The Rust in the README compiles.

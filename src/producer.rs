@@ -2,8 +2,10 @@
 //! is not needed for it, and neither is a runtime or TLS: the producer's sqlx brings them.
 
 mod enqueue;
+mod find;
 mod guard;
 
 pub use enqueue::{EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once};
+pub use find::{FindError, find_job, find_job_by_key};
 pub(crate) use guard::SILENT_AFTER;
 pub use guard::guard_against_lost_writes;

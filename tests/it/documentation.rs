@@ -185,6 +185,8 @@ async fn the_grants_for_producers_suffice_and_give_nothing_away() {
             run(&mut connection, "ROLLBACK TO before".to_owned()).await.expect("a savepoint");
         }
     }
+    let job = sms_outbox::find_job_by_key(&mut *connection, "default", "a-key").await;
+    assert!(job.expect("granted").is_some());
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use proptest::test_runner::TestRunner;
 use serde_json::json;
 use sms_outbox::message::ForeignNumbers;
 use sms_outbox::{
-    Bulk, EnqueueError, Enqueued, Iys, IysList, NewMessage, Priority, Recipient, enqueue,
-    enqueue_bulk, enqueue_once,
+    Bulk, EnqueueError, Enqueued, ErrorClass, FindError, Iys, IysList, NewMessage, Priority,
+    Recipient, Status, enqueue, enqueue_bulk, enqueue_once, find_job, find_job_by_key,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use uuid::Uuid;
@@ -878,4 +878,67 @@ async fn jobs_that_were_there_before_the_worker_are_all_sent() {
     )
     .await;
     assert_eq!(orders, 300);
+}
+
+#[tokio::test]
+async fn a_producer_reads_what_became_of_its_message() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let message = message("Hello")
+        .with_idempotency_key("a-key")
+        .expect("a key");
+    let id = enqueue(pool, &message).await.expect("enqueued");
+    let waiting = find_job(pool, id).await.expect("read").expect("there");
+    assert_eq!((waiting.status, waiting.attempt), (Status::Queued, 0));
+    assert_eq!((waiting.order_id, waiting.finished_at), (None, None));
+
+    let provider = FakeProvider::start();
+    let worker = Worker::start(&database, &provider, &[]);
+    wait_for_status(pool, id, "sent").await;
+    worker.stop().await;
+    let by_key = async |account, key| find_job_by_key(pool, account, key).await.expect("read");
+    let sent = by_key("default", "a-key").await.expect("there");
+    assert_eq!((sent.id, sent.status, sent.attempt), (id, Status::Sent, 1));
+    assert!(sent.order_id.is_some() && sent.sent_at.is_some() && !sent.duplicate);
+    assert_eq!(find_job(pool, id).await.expect("read"), Some(sent));
+
+    assert_eq!(find_job(pool, Uuid::now_v7()).await.expect("read"), None);
+    assert_eq!(by_key("default", "another").await, None);
+    assert_eq!(by_key("another", "a-key").await, None);
+}
+
+#[tokio::test]
+async fn a_producer_reads_every_class_and_guesses_at_none() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let id = enqueue(pool, &message("Hello")).await.expect("enqueued");
+    let set = async |class: &'static str| {
+        sqlx::query("UPDATE sms_outbox.jobs SET error_class = $1, error_code = 7")
+            .bind(class)
+            .execute(pool)
+            .await
+            .expect("an update");
+        find_job(pool, id).await
+    };
+    for class in ErrorClass::ALL {
+        let job = set(class.as_str()).await.expect("read").expect("there");
+        assert_eq!((job.error_class, job.error_code), (Some(class), Some(7)));
+    }
+    // As a newer worker may write it; the rule is one of the tests' own.
+    execute(
+        pool,
+        "ALTER TABLE sms_outbox.jobs DROP CONSTRAINT jobs_error_class_known",
+    )
+    .await;
+    let unknown = set("later").await;
+    assert!(
+        matches!(
+            unknown,
+            Err(FindError::Unreadable {
+                column: "error_class",
+                ..
+            })
+        ),
+        "{unknown:?}"
+    );
 }
