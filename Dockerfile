@@ -1,5 +1,5 @@
 # The program `sms-outbox`, for running `migrate` and `worker` (and `sandbox`, for trying them out).
-# `demo` and `bench` start a PostgreSQL of their own and are meant for a developer's machine: this image has none.
+# It is built without `demo` and `bench`: they start a PostgreSQL of their own, and this image has none.
 
 FROM rust:1-bookworm AS build
 WORKDIR /src
@@ -11,7 +11,7 @@ COPY src ./src
 # Sources and dependencies are compiled in caches that outlast this build, hence the copy out of them at the end.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --no-default-features --bin sms-outbox \
+    cargo build --release --locked --no-default-features --features cli,sandbox --bin sms-outbox \
     && cp target/release/sms-outbox /usr/local/bin/sms-outbox
 
 FROM debian:bookworm-slim

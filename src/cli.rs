@@ -1,13 +1,16 @@
 //! The program: one file per family of commands, with no SQL and no rules of its own.
 
+#[cfg(feature = "bench")]
 mod bench;
 mod database;
+#[cfg(feature = "demo")]
 mod demo;
 mod doctor;
 mod inspect;
 mod migrate;
 mod operate;
 mod pause;
+#[cfg(feature = "sandbox")]
 mod sandbox;
 mod send;
 mod text;
@@ -62,6 +65,7 @@ enum LogFormat {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// See everything work on this machine, with nothing set up and no credentials
+    #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
     /// Create or upgrade the schema sms_outbox; touches nothing else in the database
     Migrate(migrate::MigrateArgs),
@@ -88,10 +92,13 @@ enum Command {
     /// Look whether everything is in place, and say what to do about each fault
     Doctor(Box<doctor::DoctorArgs>),
     /// Stand in for the provider on this machine, with faults on demand
+    #[cfg(feature = "sandbox")]
     Sandbox(Box<sandbox::Args>),
     /// Measure this installation beside a bare loop: drain rate, latency, what each job costs the database
+    #[cfg(feature = "bench")]
     Bench(Box<bench::BenchArgs>),
     /// What `bench` measures beside this program; it reads what to do from standard input
+    #[cfg(feature = "bench")]
     #[command(name = crate::bench::bare_loop::COMMAND, hide = true)]
     BenchBareLoop,
 }
@@ -117,7 +124,9 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     let unless_told = match &cli.command {
-        Command::Worker(_) | Command::Sandbox(_) => "info",
+        Command::Worker(_) => "info",
+        #[cfg(feature = "sandbox")]
+        Command::Sandbox(_) => "info",
         _ => "error",
     };
     if let Err(error) = start_logging(&cli.log, unless_told) {
@@ -141,6 +150,7 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Worker(args) => worker::run(*args).await,
@@ -154,8 +164,11 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Pause(args) => pause::pause(args).await,
         Command::Resume(args) => pause::resume(args).await,
         Command::Doctor(args) => doctor::run(*args).await,
+        #[cfg(feature = "sandbox")]
         Command::Sandbox(args) => sandbox::run(*args).await.map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "bench")]
         Command::Bench(args) => bench::run(*args).await,
+        #[cfg(feature = "bench")]
         Command::BenchBareLoop => bench::run_bare_loop().await,
     }
 }

@@ -33,44 +33,83 @@
 //!
 //! [`find_job`] and [`find_job_by_key`] say what became of it.
 //!
-//! # Modules
+//! # What stays
 //!
-//! For producers:
-//! - [`message`]: what can be said, as types. Parsing is the only way in.
-//! - [`outbox`]: everything that touches the database. [`enqueue`], [`enqueue_once`] and [`enqueue_bulk`] are here as well.
-//! - [`lifecycle`]: what a job can be ([`Status`](lifecycle::Status)) and what can go wrong
-//!   ([`ErrorClass`](lifecycle::ErrorClass)).
+//! The names below. Everything else that can be reached from outside belongs to the program, changes with any version, and is
+//! not on these pages.
+//!
+//! For producers, with `default-features = false`: no worker, no HTTP, no TLS. The runtime is your own sqlx's, and tokio.
+//!
+//! - [`NewMessage`], [`Bulk`], [`Iys`], [`IysList`], [`Priority`], [`Recipient`], [`MessageError`], [`RecipientError`], and
+//!   what they are made of in [`message`]: what can be said, as types. Parsing is the only way in.
+//! - [`enqueue`], [`enqueue_once`], [`enqueue_bulk`], [`Enqueued`], [`EnqueueError`].
+//! - [`find_job`], [`find_job_by_key`], [`Job`], [`Status`], [`ErrorClass`], [`OrderId`], [`UnknownValue`], [`FindError`].
+//! - [`guard_against_lost_writes`]: for your own pool, whichever way you insert.
 //!
 //! For tests of any program that talks to the provider:
-//! - [`sandbox`]: a stand-in for the provider on a local port, with faults on demand and a ledger.
-//! - [`embedded`]: a private PostgreSQL server, found on this machine or fetched.
 //!
-//! The worker, from the top down: [`cli`], [`config`], [`daemon`], [`dispatch`], [`provider`],
-//! [`reconciliation`], [`backoff`]; [`monitoring`], [`metrics`]; and [`demo`] and [`bench`](mod@bench).
-//! `ARCHITECTURE.md` in the repository says how they hold together and what must stay true.
+//! - [`sandbox`], with the feature `sandbox`: a stand-in for the provider on a local port, with faults on demand and a ledger.
+//! - [`embedded`], with the feature `private-postgres`: a PostgreSQL server for as long as it is needed, from programs found
+//!   on this machine or, with the feature `postgres-download`, fetched.
+//!
+//! The features `worker`, `cli`, `demo` and `bench` are the program. `ARCHITECTURE.md` in the repository says how its modules
+//! hold together and what must stay true.
 
-pub mod backoff;
-pub mod bench;
-pub mod cli;
-pub mod config;
-pub mod daemon;
-pub mod demo;
-pub mod dispatch;
-pub mod embedded;
-#[cfg(not(failpoints))]
-mod failpoints;
-#[cfg(failpoints)]
-pub mod failpoints;
-pub mod job;
-pub mod lifecycle;
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod job;
 pub mod message;
-pub mod metrics;
-pub mod monitoring;
-pub mod outbox;
 mod producer;
-pub mod provider;
-pub mod reconciliation;
+
+#[cfg(feature = "private-postgres")]
+pub mod embedded;
+#[cfg(feature = "sandbox")]
 pub mod sandbox;
+
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod backoff;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod config;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod daemon;
+#[cfg(feature = "demo")]
+#[doc(hidden)]
+pub mod demo;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod dispatch;
+#[cfg(all(feature = "worker", not(failpoints)))]
+mod failpoints;
+#[cfg(all(feature = "worker", failpoints))]
+#[doc(hidden)]
+pub mod failpoints;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod lifecycle;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod metrics;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod monitoring;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod outbox;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod provider;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod reconciliation;
 
 pub use job::{ErrorClass, Job, OrderId, Status, UnknownValue};
 pub use message::{

@@ -2,7 +2,7 @@
 //!
 //! Each function is one short statement under a deadline, so that no transaction ever stays open across a request and no
 //! call can wait for ever on a server that has gone silent. `claim` and `record` are what workers live on; `inspect` and
-//! `operate` answer and obey people. What producers use is in [`producer`](crate::producer).
+//! `operate` answer and obey people. What producers use is in `producer`.
 
 mod claim;
 mod connect;
@@ -37,7 +37,7 @@ pub use reconcile::{Candidate, Search};
 pub use record::{Content, Evidence, Observer, Record, Recorded};
 pub use rescue::{Abandoned, DueUpkeep};
 
-use crate::producer::SILENT_AFTER;
+use crate::producer::guard::SILENT_AFTER;
 
 /// A handle on the outbox in one database; cheap to clone.
 #[derive(Clone, Debug)]

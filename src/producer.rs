@@ -3,9 +3,8 @@
 
 mod enqueue;
 mod find;
-mod guard;
+pub(crate) mod guard;
 
 pub use enqueue::{EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once};
 pub use find::{FindError, find_job, find_job_by_key};
-pub(crate) use guard::SILENT_AFTER;
 pub use guard::guard_against_lost_writes;

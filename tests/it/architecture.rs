@@ -1,8 +1,10 @@
 //! The absences that `ARCHITECTURE.md` names, held to the source. Comments may speak of anything.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// Every Rust file of the crate, as a path below `src/`, without its comments and unit tests.
@@ -194,4 +196,133 @@ fn nothing_notifies_and_nothing_listens() {
             }
         }
     }
+}
+
+/// What a crate with `sms-outbox = { default-features = false }` compiles, on the way down to this depth: names and features.
+fn of_a_producer(depth: &str) -> BTreeMap<String, String> {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["tree", "--offline", "--locked", "--no-default-features"])
+        .args(["--edges", "normal", "--prefix", "none", "--no-dedupe"])
+        .args(["--format", "{p} {f}", "--depth", depth])
+        .output()
+        .expect("cargo runs these tests");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    String::from_utf8(output.stdout)
+        .expect("names")
+        .lines()
+        .map(|line| {
+            // `tokio v1.54.1 time`, `serde_derive v1.0.229 (proc-macro) default`, and where this crate comes from in brackets
+            let words: Vec<&str> = line.split(' ').collect();
+            let features = words.last().copied().unwrap_or_default();
+            (words[0].to_owned(), features.to_owned())
+        })
+        .filter(|(name, _)| name != "sms-outbox")
+        .collect()
+}
+
+#[test]
+fn a_producer_is_built_without_the_program() {
+    let direct = of_a_producer("1");
+    let names: Vec<&str> = direct.keys().map(String::as_str).collect();
+    let expected = [
+        "chrono",
+        "serde",
+        "serde_json",
+        "sqlx",
+        "thiserror",
+        "tokio",
+        "unicode-normalization",
+        "uuid",
+    ];
+    assert_eq!(names, expected);
+    // The runtime and TLS are the producer's to choose.
+    assert_eq!(direct["tokio"], "time");
+    assert_eq!(direct["sqlx"], "chrono,json,postgres,sqlx-postgres,uuid");
+
+    let all = of_a_producer("100");
+    assert!(all.len() > 50, "{all:?}");
+    for name in [
+        "anyhow",
+        "axum",
+        "backon",
+        "clap",
+        "comfy-table",
+        "flate2",
+        "http",
+        "hyper",
+        "indicatif",
+        "mio",
+        "native-tls",
+        "nix",
+        "openssl-sys",
+        "prometheus-client",
+        "reqwest",
+        "ring",
+        "rustix",
+        "rustls",
+        "rustls-platform-verifier",
+        "signal-hook-registry",
+        "socket2",
+        "sqlx-macros",
+        "tar",
+        "tempfile",
+        "terminal_size",
+        "tokio-util",
+        "tower",
+        "tracing-subscriber",
+    ] {
+        assert!(!all.contains_key(name), "{name}");
+    }
+}
+
+/// A producer may run anywhere that its sqlx runs, Windows included.
+#[test]
+fn what_a_producer_is_built_with_knows_no_operating_system_and_no_runtime_but_its_clock() {
+    check(
+        &["message", "job", "producer"],
+        &["std::os", "nix::", "libc", "tokio::spawn", "cfg(unix)"],
+    );
+    for (file, code) in sources() {
+        if is_part_of(&file, "producer") {
+            let timed = code.matches("tokio::time::timeout").count();
+            assert_eq!(code.matches("tokio::").count(), timed, "src/{file}");
+        }
+    }
+}
+
+#[test]
+fn the_front_page_lists_what_can_be_imported() {
+    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs"))
+        .expect("a file of ours");
+    let list = lib
+        .lines()
+        .skip_while(|line| *line != "//! # What stays")
+        .take_while(|line| line.starts_with("//!"));
+    let listed: BTreeSet<&str> = list
+        .flat_map(|line| line.split("[`").skip(1))
+        .filter_map(|rest| rest.split('`').next())
+        .collect();
+
+    let mut there = BTreeSet::new();
+    let mut hidden = false;
+    for line in lib.lines() {
+        if let Some(module) = line.strip_prefix("pub mod ")
+            && !hidden
+        {
+            there.insert(module.trim_end_matches(';'));
+        }
+        hidden = line == "#[doc(hidden)]";
+    }
+    for group in lib.split("pub use ").skip(1) {
+        let names = group.split(['{', '}']).nth(1).expect("names in brackets");
+        there.extend(
+            names
+                .split(',')
+                .map(str::trim)
+                .filter(|name| !name.is_empty()),
+        );
+    }
+    assert_eq!(listed, there);
 }
