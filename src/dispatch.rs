@@ -14,7 +14,6 @@ mod outage;
 mod pace;
 mod reconcile;
 mod recorder;
-mod solitude;
 mod twins;
 mod upkeep;
 
@@ -25,7 +24,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
@@ -35,7 +34,6 @@ use letter::{Letter, Unreadable};
 pub use outage::{Outage, chain};
 use pace::{Hand, Pace, Poll, Unrecorded};
 use recorder::{Entry, Recorder};
-use solitude::Places;
 use twins::{Turn, Twins};
 
 use crate::{
@@ -93,7 +91,6 @@ pub struct Dispatch {
     settings: Settings,
     lanes: Vec<Arc<Lane>>,
     twins: Twins,
-    places: Places,
     outage: Arc<Outage>,
     entries: mpsc::Sender<Entry>,
     jobs: TaskTracker,
@@ -201,7 +198,6 @@ impl Dispatch {
             settings,
             lanes,
             twins: Twins::default(),
-            places: Places::default(),
             outage,
             entries,
             jobs: TaskTracker::new(),
@@ -221,11 +217,6 @@ impl Dispatch {
                 loops.spawn(watched(broken.clone(), "looking for lost orders", search));
             }
         }
-        loops.spawn(watched(
-            broken.clone(),
-            "claiming what is to be sent alone",
-            Arc::clone(&dispatch).claim_alone(),
-        ));
         loops.spawn(watched(
             broken.clone(),
             "upkeep",
@@ -256,9 +247,6 @@ impl Dispatch {
             } else {
                 free.min(slots_ahead(slots))
             };
-            let Some(Some(mut places)) = self.unless_stopping(self.places.take(hands)).await else {
-                return;
-            };
             let lease = self.settings.policy.lease;
             let asked = Instant::now();
             let floors = trail.floors(asked);
@@ -287,10 +275,7 @@ impl Dispatch {
                         lane.follow(claim.received - claim.asked);
                     }
                     for claim in claims {
-                        // Never more claims than hands, and so than places; without one, a claim is left to its lease.
-                        if let Some(place) = places.split(1) {
-                            self.carry(&lane, claim, &lane.pace, place);
-                        }
+                        self.carry(&lane, claim, &lane.pace);
                     }
                     if found > 0 {
                         poll.found();
@@ -308,7 +293,6 @@ impl Dispatch {
                 }
                 Err(error) => self.outage.failed(&error),
             };
-            drop(places);
             if !pause.is_zero()
                 && self
                     .unless_stopping(tokio::time::sleep(pause))
@@ -328,9 +312,6 @@ impl Dispatch {
             .await
             .is_some()
         {
-            let Some(Some(place)) = self.unless_stopping(self.places.take(1)).await else {
-                return;
-            };
             let lease = self.settings.policy.lease;
             let pause = match self
                 .outbox
@@ -341,7 +322,7 @@ impl Dispatch {
                     failpoints::point(Point::AfterClaim);
                     self.outage.over();
                     lane.metrics.claimed(1);
-                    self.carry(&lane, claim, &lane.bulk_pace, place);
+                    self.carry(&lane, claim, &lane.bulk_pace);
                     poll.found();
                     Duration::ZERO
                 }
@@ -363,14 +344,8 @@ impl Dispatch {
     }
 
     /// Carries one claim to its record, in a task of its own.
-    fn carry(
-        self: &Arc<Self>,
-        lane: &Arc<Lane>,
-        claim: Claim,
-        pace: &Arc<Pace>,
-        place: OwnedSemaphorePermit,
-    ) {
-        let (hand, unrecorded) = pace.take(place);
+    fn carry(self: &Arc<Self>, lane: &Arc<Lane>, claim: Claim, pace: &Arc<Pace>) {
+        let (hand, unrecorded) = pace.take();
         let in_flight = lane.metrics.in_flight();
         let (this, lane, pace) = (Arc::clone(self), Arc::clone(lane), Arc::clone(pace));
         let span = match claim
@@ -553,7 +528,6 @@ impl Dispatch {
             rejected,
             content,
             observer: Observer::Worker,
-            alone: false,
         };
         Entry {
             account: Arc::clone(&lane.account),

@@ -236,48 +236,6 @@ pub struct Situation {
     pub expires_in: Option<Duration>,
 }
 
-/// The workers that were lost (killed, crashed, frozen, cut off from the database) with a job in their hands, in a row: since
-/// the last one that told how its attempt at the job ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Crashes {
-    /// How many held this job, the last one included.
-    pub with_it: u32,
-    /// How many were lost since the first of those, whatever they held.
-    pub meanwhile: u32,
-    /// Whether the last one held this job and nothing else.
-    pub alone: bool,
-}
-
-/// Whether a job is what brings workers down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Suspicion {
-    /// Nothing points at it.
-    Innocent,
-    /// It may be the cause, or have been beside it: the next worker sends it alone, which tells.
-    Suspect,
-    /// It is the cause.
-    Guilty,
-}
-
-impl Crashes {
-    /// What they say about the job.
-    ///
-    /// It must have been there nearly every time (more than two losses in three) that a worker was lost: where workers are
-    /// killed all the time for other reasons, some jobs are bound to meet it often. And because everything that was in a
-    /// lost worker's hands looks alike, nobody is found guilty in company.
-    #[must_use]
-    pub const fn suspicion(&self) -> Suspicion {
-        let stands_out = 3 * self.with_it as u64 > 2 * self.meanwhile as u64;
-        match self.with_it {
-            _ if !stands_out => Suspicion::Innocent,
-            0 | 1 => Suspicion::Innocent,
-            2 => Suspicion::Suspect,
-            _ if self.alone => Suspicion::Guilty,
-            _ => Suspicion::Suspect,
-        }
-    }
-}
-
 /// Whether a claimed job may still be sent, asked right before its first byte leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -383,21 +341,10 @@ impl Policy {
 
     /// What follows for a job whose claim ran out with no answer recorded: its request may have been taken.
     ///
-    /// `situation.since_claim` is the age of that claim. Where `crashes` show that the job itself brings workers down, it is
-    /// given up with its doubt: neither a repeat nor the guard window would make it harmless.
+    /// `situation.since_claim` is the age of that claim. A job that brings every worker down that sends it is bounded by the
+    /// guard window, like every other doubt.
     #[must_use]
-    pub fn rescue(&self, situation: &Situation, crashes: &Crashes) -> Settlement {
-        if crashes.suspicion() == Suspicion::Guilty {
-            return Settlement::Failed(Trouble::new(
-                ErrorClass::Unknown,
-                format!(
-                    "Set aside: {} workers in a row went down with this job in their hands, the last one while it held \
-                     nothing else. It may have been sent. Their logs and the job's row should tell why; a retry by id sends \
-                     it again.",
-                    crashes.with_it
-                ),
-            ));
-        }
+    pub fn rescue(&self, situation: &Situation) -> Settlement {
         let trouble = Trouble::new(
             ErrorClass::Timeout,
             "The worker that had claimed this job never reported back; its request may have been accepted.",
@@ -522,13 +469,6 @@ mod tests {
         since_claim: Duration::from_millis(100),
         doubt_age: None,
         expires_in: None,
-    };
-
-    /// One worker was lost with it, for the first time.
-    const ONCE: Crashes = Crashes {
-        with_it: 1,
-        meanwhile: 1,
-        alone: false,
     };
 
     const fn s(seconds: u64) -> Duration {
@@ -733,51 +673,6 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_guilty_only_if_it_was_there_nearly_always_and_alone_at_last() {
-        use Suspicion::{Guilty, Innocent, Suspect};
-        for (with_it, meanwhile, alone, expected) in [
-            (1, 1, false, Innocent),
-            (2, 2, false, Suspect),
-            (2, 3, false, Innocent), // two in three is what chance does where workers die all the time
-            (3, 3, false, Suspect),  // in company nobody knows which of them it was
-            (3, 3, true, Guilty),
-            (3, 4, true, Guilty),
-            (3, 5, true, Innocent),
-            (2, 2, true, Suspect), // alone, but for the second time only
-            (9, 9, false, Suspect),
-            (9, 40, true, Innocent),
-            (0, 0, false, Innocent),
-        ] {
-            let crashes = Crashes {
-                with_it,
-                meanwhile,
-                alone,
-            };
-            assert_eq!(crashes.suspicion(), expected, "{crashes:?}");
-        }
-    }
-
-    #[test]
-    fn a_job_that_brings_workers_down_is_given_up_with_an_explanation() {
-        let thrice = Crashes {
-            with_it: 3,
-            meanwhile: 3,
-            alone: true,
-        };
-        // Not even an old doubt makes it uncertain: nothing would ever settle it.
-        for doubt_age in [None, Some(s(100)), Some(s(10_000))] {
-            let situation = Situation { doubt_age, ..FRESH };
-            match POLICY.rescue(&situation, &thrice) {
-                Settlement::Failed(trouble) => {
-                    assert_eq!(trouble.class, ErrorClass::Unknown);
-                    assert!(trouble.message.contains("3 workers"), "{}", trouble.message);
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    #[test]
     fn an_abandoned_claim_may_have_been_sent() {
         let found = |since_claim, attempt, doubt_age| {
             let situation = Situation {
@@ -786,7 +681,7 @@ mod tests {
                 doubt_age,
                 ..FRESH
             };
-            POLICY.rescue(&situation, &ONCE)
+            POLICY.rescue(&situation)
         };
         match found(60, 1, None) {
             Settlement::Retry { delay, doubt, .. } => {
@@ -836,7 +731,7 @@ mod tests {
         ) {
             let refused = matches!(verdict, Verdict::Refused(_));
             let unclear = matches!(verdict, Verdict::Unclear { .. });
-            for settlement in [POLICY.decide(&situation, verdict).settlement, POLICY.rescue(&situation, &ONCE)] {
+            for settlement in [POLICY.decide(&situation, verdict).settlement, POLICY.rescue(&situation)] {
                 let doubt = match &settlement {
                     Settlement::Retry { doubt: true, .. } => Some(situation.doubt_age.unwrap_or(situation.since_claim)),
                     _ => situation.doubt_age,

@@ -89,7 +89,6 @@ pub struct Metrics {
     /// Jobs whose `expires_at` came before they could be sent.
     expired_jobs: Counter,
     /// Jobs given up because they bring workers down.
-    pub(crate) poison_jobs: Counter,
     /// Times that the database went away.
     pub(crate) database_outages: Counter,
     database_away: Counter<f64, AtomicU64>,
@@ -192,11 +191,6 @@ impl Metrics {
                 "expired_jobs",
                 "Jobs whose expires_at came before they could be sent",
                 &self.expired_jobs,
-            ),
-            (
-                "poison_jobs",
-                "Jobs given up because they bring workers down",
-                &self.poison_jobs,
             ),
             (
                 "database_outages",

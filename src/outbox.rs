@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
-pub use claim::{Claim, Floor, Floors, Slots};
+pub use claim::{CLAIM_BULK, CLAIM_SINGLES, Claim, Floor, Floors, Slots};
 pub use connect::ConnectOptions;
 use connect::STEADY_PLANS;
 pub use examine::{Missing, Pooling, QueueFacts, SenderInUse, ServerFacts};

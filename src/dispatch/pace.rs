@@ -94,12 +94,9 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Hand(Arc<Pace>);
 
-/// A claimed job that is not on record yet, with the place that it takes in this worker. Both are given back when dropped.
+/// A claimed job that is not on record yet. Its place is given back when dropped.
 #[derive(Debug)]
-pub(super) struct Unrecorded {
-    pace: Arc<Pace>,
-    _place: OwnedSemaphorePermit,
-}
+pub(super) struct Unrecorded(Arc<Pace>);
 
 impl Pace {
     pub(super) fn new(hands: usize) -> Arc<Self> {
@@ -160,16 +157,12 @@ impl Pace {
     }
 
     /// Takes a place for a job that was claimed.
-    pub(super) fn take(self: &Arc<Self>, place: OwnedSemaphorePermit) -> (Hand, Unrecorded) {
+    pub(super) fn take(self: &Arc<Self>) -> (Hand, Unrecorded) {
         let mut state = self.state();
         state.claimed += 1;
         state.unrecorded += 1;
         drop(state);
-        let unrecorded = Unrecorded {
-            pace: Arc::clone(self),
-            _place: place,
-        };
-        (Hand(Arc::clone(self)), unrecorded)
+        (Hand(Arc::clone(self)), Unrecorded(Arc::clone(self)))
     }
 
     /// Waits until a request may start. First come, first served: claims come in the order of their urgency.
@@ -241,12 +234,12 @@ impl Drop for Hand {
 
 impl Drop for Unrecorded {
     fn drop(&mut self) {
-        let mut state = self.pace.state();
+        let mut state = self.0.state();
         state.unrecorded -= 1;
         let was_full = state.unrecorded + 1 == MOST_UNRECORDED;
         drop(state);
         if was_full {
-            self.pace.changed.notify_one();
+            self.0.changed.notify_one();
         }
     }
 }
@@ -392,9 +385,7 @@ mod tests {
         let pace = Pace::new(50);
         assert_eq!(pace.free_hands().await, FIRST_WINDOW);
         pace.slow_down();
-        let places = Arc::new(Semaphore::new(1));
-        let place = places.acquire_owned().await.expect("nobody closes it");
-        let (hand, _unrecorded) = pace.take(place);
+        let (hand, _unrecorded) = pace.take();
         assert!(futures_util::FutureExt::now_or_never(pace.free_hands()).is_none());
         pace.went_well();
         assert_eq!(pace.free_hands().await, 1);

@@ -9,7 +9,7 @@ use std::{
 use super::{Dispatch, Lane, chain, chance, floors::LeaseTrail, recorder::count};
 use crate::{
     failpoints::{self, Point},
-    lifecycle::{PauseScope, Settlement, Situation, Suspicion},
+    lifecycle::{PauseScope, Settlement, Situation},
     message::RecipientList,
     outbox::{Abandoned, Content, DueProbe, Observer, OutboxError, Record, Recorded},
     provider::ProbeError,
@@ -227,22 +227,6 @@ async fn rescue(dispatch: &Dispatch, leases: &mut LeaseTrail) -> Result<(), Outb
             metrics.rescued_claims.inc();
             let since_claim_ms = u64::try_from(claim.since_claim.as_millis()).unwrap_or(u64::MAX);
             let uncertain = matches!(record.settlement, Settlement::Uncertain(_));
-            if let Settlement::Failed(trouble) = &record.settlement {
-                metrics.poison_jobs.inc();
-                tracing::error!(
-                    job.id = %claim.id, attempt = claim.attempt, account = %claim.account, worker = %claim.worker,
-                    lost_workers = claim.crashes.with_it, error.class = %trouble.class, reason = %trouble.message,
-                    "failed: it brings workers down"
-                );
-                continue;
-            }
-            if record.alone && !uncertain {
-                tracing::error!(
-                    job.id = %claim.id, attempt = claim.attempt, account = %claim.account, worker = %claim.worker,
-                    lost_workers = claim.crashes.with_it,
-                    "workers went down with this job in their hands: the next one sends it while it holds nothing else"
-                );
-            }
             tracing::warn!(
                 job.id = %claim.id, attempt = claim.attempt, account = %claim.account, worker = %claim.worker,
                 since_claim_ms, uncertain, "taken over: its worker never reported back, and it may have been sent"
@@ -295,12 +279,11 @@ fn take_over(dispatch: &Dispatch, claim: &Abandoned) -> Record {
             .read
             .checked_sub(claim.since_claim)
             .unwrap_or(claim.read),
-        settlement: dispatch.settings.policy.rescue(&situation, &claim.crashes),
+        settlement: dispatch.settings.policy.rescue(&situation),
         evidence: None,
         rejected: Vec::new(),
         content: Content::of(&claim.account, numbers, &claim.body),
         observer: Observer::Rescue,
-        alone: claim.crashes.suspicion() == Suspicion::Suspect,
     }
 }
 
@@ -356,14 +339,5 @@ async fn ask(dispatch: &Dispatch, lane: &Lane, probe: &DueProbe) {
         Err(error) => {
             tracing::debug!(account, scope, sender, error = %chain(&error), "still paused: the probe failed");
         }
-    }
-}
-
-impl Dispatch {
-    pub(super) fn accounts(&self) -> Vec<String> {
-        self.lanes
-            .iter()
-            .map(|lane| lane.account.to_string())
-            .collect()
     }
 }

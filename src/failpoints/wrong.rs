@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::OnceLock, time::Duration};
 
-use crate::lifecycle::{Policy, Verdict};
+use crate::{
+    lifecycle::{Policy, Verdict},
+    outbox::CLAIM_SINGLES,
+};
 
 /// A way to be wrong that somebody has chosen before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,8 +68,6 @@ impl Variant {
 
     /// What it says differently: statement, words, other words.
     const fn rewrites(self) -> &'static [(&'static str, &'static str, &'static str)] {
-        const CLAIM: &str = include_str!("../outbox/claim.sql");
-        const CLAIM_FREELY: &str = include_str!("../outbox/claim_freely.sql");
         const ABANDONED: &str = include_str!("../outbox/abandoned.sql");
         const EXPIRE: &str = include_str!("../outbox/expire.sql");
         const RECORD_SENT: &str = include_str!("../outbox/record_sent.sql");
@@ -83,29 +84,19 @@ impl Variant {
             )],
             Self::NoMarker => &[
                 (
-                    CLAIM,
+                    CLAIM_SINGLES,
                     "SET status = 'sending',",
-                    "SET due_at = now() + $3 * interval '1 millisecond',",
+                    "SET due_at = now() + $2 * interval '1 millisecond',",
                 ),
                 (
-                    CLAIM,
-                    "lease_until = now() + $3 * interval '1 millisecond'",
+                    CLAIM_SINGLES,
+                    "lease_until = now() + $2 * interval '1 millisecond'",
                     "lease_until = NULL",
                 ),
                 (
                     RECORD_OTHER,
                     HOLDS,
                     "AND job.status IN ('queued', 'sending')",
-                ),
-                (
-                    CLAIM_FREELY,
-                    "SET status = 'sending',",
-                    "SET due_at = now() + $3 * interval '1 millisecond',",
-                ),
-                (
-                    CLAIM_FREELY,
-                    "lease_until = now() + $3 * interval '1 millisecond'",
-                    "lease_until = NULL",
                 ),
                 (RECORD_SENT, TOKEN, ""),
                 (
@@ -126,23 +117,17 @@ impl Variant {
             )],
             Self::NoRescue => &[(ABANDONED, "lease_until <= now()", "false")],
             Self::NoLimit => &[
-                (CLAIM, "WHERE $5 <= 0", "WHERE $5 IS NOT NULL"),
-                (CLAIM, "WHERE $5 > 0 AND", "WHERE $5 < 0 AND"),
+                (CLAIM_SINGLES, "WHERE $5 <= 0 OR", "WHERE $5 IS NOT NULL OR"),
+                (CLAIM_SINGLES, "WHERE $5 > 0 AND", "WHERE $5 < 0 AND"),
             ],
             Self::NoExpiry => &[
-                (CLAIM, "AND (expires_at IS NULL OR expires_at > now())", ""),
                 (
-                    CLAIM,
-                    "(extract(epoch FROM expires_at - now()) * 1000)::bigint AS expires_in_ms",
-                    "NULL::bigint AS expires_in_ms",
-                ),
-                (
-                    CLAIM_FREELY,
+                    CLAIM_SINGLES,
                     "AND (expires_at IS NULL OR expires_at > now())",
                     "",
                 ),
                 (
-                    CLAIM_FREELY,
+                    CLAIM_SINGLES,
                     "(extract(epoch FROM job.expires_at - now()) * 1000)::bigint AS expires_in_ms",
                     "NULL::bigint AS expires_in_ms",
                 ),

@@ -33,8 +33,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Admission, Crashes, Decision, ErrorClass, OrderId, PauseScope, Policy, Settlement, Situation,
-    Status, Trouble, Verdict,
+    Admission, Decision, ErrorClass, OrderId, PauseScope, Policy, Settlement, Situation, Status,
+    Trouble, Verdict,
 };
 use crate::backoff::Backoff;
 
@@ -159,7 +159,7 @@ struct Claim {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Outcome {
     Sent { order: Option<u8> },
-    Failed { spent: bool, doubt: bool },
+    Failed { spent: bool },
     Expired,
     Uncertain { spent: bool, doubt: bool },
     Retry { delay: Age, doubt: bool },
@@ -254,10 +254,7 @@ fn trouble() -> Trouble {
 fn outcome(settlement: &Settlement, order: Option<u8>, made: bool, left: bool) -> Outcome {
     match settlement {
         Settlement::Sent { .. } => Outcome::Sent { order },
-        Settlement::Failed(_) => Outcome::Failed {
-            spent: made,
-            doubt: false,
-        },
+        Settlement::Failed(_) => Outcome::Failed { spent: made },
         Settlement::Expired => Outcome::Expired,
         Settlement::Uncertain(_) => Outcome::Uncertain {
             spent: made,
@@ -306,7 +303,7 @@ impl Row {
     fn settle(&mut self, outcome: Outcome, doubt_moves: bool) {
         let (status, spent, delay, doubt) = match outcome {
             Outcome::Sent { .. } => (Status::Sent, true, 0, false),
-            Outcome::Failed { spent, doubt } => (Status::Failed, spent, 0, doubt),
+            Outcome::Failed { spent } => (Status::Failed, spent, 0, false),
             Outcome::Expired => (Status::Expired, false, 0, false),
             Outcome::Uncertain { spent, doubt } => (Status::Uncertain, spent, 0, doubt),
             Outcome::Retry { delay, doubt } => (Status::Queued, true, delay, doubt),
@@ -472,8 +469,8 @@ impl World {
         }
     }
 
-    /// What a rescuer makes of an abandoned claim. `guilty`: each of its workers went down, and the last one held nothing else.
-    fn rescue(&self, row: &Row, overdue: bool, guilty: bool) -> Outcome {
+    /// What a rescuer makes of an abandoned claim.
+    fn rescue(&self, row: &Row, overdue: bool) -> Outcome {
         if self.is(Wrong::BlindResend) {
             return Outcome::GiveBack { delay: 0 };
         }
@@ -484,19 +481,8 @@ impl World {
             age: row.claimed,
             doubt: row.doubt,
         };
-        let crashes = Crashes {
-            with_it: row.attempt.into(),
-            meanwhile: row.attempt.into(),
-            alone: guilty,
-        };
-        let settlement = self
-            .policy
-            .rescue(&self.situation(&claim, overdue), &crashes);
-        match outcome(&settlement, None, true, true) {
-            // Set aside, with its doubt.
-            Outcome::Failed { spent, .. } => Outcome::Failed { spent, doubt: true },
-            other => other,
-        }
+        let settlement = self.policy.rescue(&self.situation(&claim, overdue));
+        outcome(&settlement, None, true, true)
     }
 
     /// The gate.
@@ -586,9 +572,7 @@ impl World {
                 return Some(Invariant::BothKept);
             }
         }
-        let unsent = matches!(after.row.status, Status::Failed | Status::Expired)
-            // One that is set aside says of itself that it may have been sent.
-            && !matches!(outcome, Outcome::Failed { doubt: true, .. });
+        let unsent = matches!(after.row.status, Status::Failed | Status::Expired);
         (unsent && before.row.is_open() && !before.by_hand && before.may_be_taken())
             .then_some(Invariant::NotCalledUnsent)
     }
@@ -786,11 +770,9 @@ impl World {
         match state.rescuer {
             // `abandoned.sql`
             None if row.status == Status::Sending && self.is_abandoned(row) => {
-                for guilty in [false, true] {
-                    let mut after = *state;
-                    after.rescuer = Some((true, self.rescue(row, state.overdue, guilty)));
-                    step("found abandoned", after, None);
-                }
+                let mut after = *state;
+                after.rescuer = Some((true, self.rescue(row, state.overdue)));
+                step("found abandoned", after, None);
             }
             None => {}
             Some((current, outcome)) => {
@@ -1067,7 +1049,7 @@ impl World {
             self.record(&mut after.row, current, outcome, true);
             Some(after)
         } else if row.status == Status::Sending && self.is_abandoned(row) {
-            after.rescuer = Some((true, self.rescue(row, state.overdue, false)));
+            after.rescuer = Some((true, self.rescue(row, state.overdue)));
             Some(after)
         } else if row.status == Status::Queued && state.overdue {
             Some(self.expire(state).0)

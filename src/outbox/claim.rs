@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, from_millis, millis};
@@ -174,22 +175,24 @@ impl Row {
     }
 }
 
-/// Another worker took the one place for bulk orders a moment earlier: an answer, not a fault.
-fn unless_taken(claimed: Result<Option<Row>, OutboxError>) -> Result<Option<Row>, OutboxError> {
-    match claimed {
-        Err(OutboxError::Refused {
-            source: sqlx::Error::Database(error),
-            ..
-        }) if error.is_unique_violation() => Ok(None),
-        other => other,
-    }
-}
+/// Takes single messages.
+pub const CLAIM_SINGLES: &str = concat!(
+    include_str!("claim/paused.sql"),
+    include_str!("claim/singles.sql"),
+    include_str!("claim/mark.sql")
+);
+
+/// Takes the next bulk order.
+pub const CLAIM_BULK: &str = concat!(
+    include_str!("claim/paused.sql"),
+    include_str!("claim/bulk.sql"),
+    include_str!("claim/mark.sql")
+);
+
+type Claiming = QueryAs<'static, Postgres, Row, PgArguments>;
 
 impl Outbox {
-    /// Claims up to `hands` due single messages of `account`, the most urgent first, as far as slots allow, from `floors` on.
-    ///
-    /// Without a limit another statement does it, which knows nothing of slots: 13 microseconds of the database's time for each
-    /// job instead of 17 (50 at once; figures of one machine, for the proportion).
+    /// Claims up to `at_most` due single messages of `account`, the most urgent first, as far as slots allow, from `floors` on.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses, or is not the one that was noted. If the answer was lost, the claims may
@@ -197,7 +200,7 @@ impl Outbox {
     pub async fn claim(
         &self,
         account: &str,
-        hands: usize,
+        at_most: usize,
         lease: Duration,
         worker: &str,
         slots: Slots,
@@ -205,43 +208,23 @@ impl Outbox {
     ) -> Result<Vec<Claim>, OutboxError> {
         let due_at = floors.map(|floor| floor.map(|floor| floor.due_at));
         let id = floors.map(|floor| floor.map_or(Uuid::nil(), |floor| floor.id));
-        let asked = Instant::now();
-        let rows: Vec<Row> = self
-            .call_where_noted("claiming jobs", async |connection| {
-                let limited = slots.per_second > 0;
-                let statement = if limited {
-                    include_str!("claim.sql")
-                } else {
-                    include_str!("claim_freely.sql")
-                };
-                let claim = sqlx::query_as(failpoints::sql(statement))
-                    .bind(account)
-                    .bind(i64::try_from(hands).unwrap_or(i64::MAX))
-                    .bind(millis(lease))
-                    .bind(worker);
-                let claim = if limited {
-                    claim
-                        .bind(slots.limit())
-                        .bind(slots.window())
-                        .bind(slots.horizon())
-                } else {
-                    claim
-                };
-                let claim = claim.bind(due_at).bind(id).persistent(self.persistent());
-                failpoints::midway(Point::DuringClaim, claim.fetch_all(connection)).await
+        let slack = (slots.per_second > 0).then_some(slots.slack);
+        let mut claims = self
+            .mark(CLAIM_SINGLES, account, lease, worker, slack, |claiming| {
+                claiming
+                    .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
+                    .bind(slots.limit())
+                    .bind(slots.window())
+                    .bind(slots.horizon())
+                    .bind(due_at)
+                    .bind(id)
             })
             .await?;
-        let received = Instant::now();
-        let slack = (slots.per_second > 0).then_some(slots.slack);
-        let mut claims: Vec<Claim> = rows
-            .into_iter()
-            .map(|row| row.into_claim(slack, asked, received))
-            .collect();
+        // They come in the order of their places in the table.
         if slack.is_some() {
-            // They come in the order of their slots.
-            claims.sort_by_key(|claim| !claim.urgent());
+            claims.sort_by_key(|claim| (!claim.urgent(), claim.wait_us));
         } else {
-            // They come in the order of their places in the table: urgent ones, doubts, and then by priority, as they were chosen.
+            // Urgent ones, doubts, and then by priority, as they were chosen.
             claims.sort_by_key(|claim| {
                 let out_of_turn = claim.place().is_none();
                 (
@@ -266,70 +249,45 @@ impl Outbox {
         lease: Duration,
         worker: &str,
     ) -> Result<Option<Claim>, OutboxError> {
-        let asked = Instant::now();
-        let claimed: Result<Option<Row>, _> = self
-            .call_where_noted("claiming a bulk order", async |connection| {
-                sqlx::query_as(include_str!("claim_bulk.sql"))
-                    .bind(account)
-                    .bind(millis(lease))
-                    .bind(worker)
-                    .persistent(self.persistent())
-                    .fetch_optional(connection)
-                    .await
+        match self
+            .mark(CLAIM_BULK, account, lease, worker, None, |claiming| {
+                claiming
             })
-            .await;
-        Ok(unless_taken(claimed)?.map(|row| row.into_claim(None, asked, Instant::now())))
+            .await
+        {
+            // Another worker took the one place for bulk orders a moment earlier: an answer, not a fault.
+            Err(OutboxError::Refused {
+                source: sqlx::Error::Database(error),
+                ..
+            }) if error.is_unique_violation() => Ok(None),
+            claimed => Ok(claimed?.pop()),
+        }
     }
 
-    /// The accounts, of these, that have a message which is due and is to be sent alone.
-    ///
-    /// # Errors
-    /// When the database cannot be reached or refuses.
-    pub async fn suspects(&self, accounts: &[String]) -> Result<Vec<String>, OutboxError> {
-        self.call(
-            "looking for messages to be sent alone",
-            async |connection| {
-                sqlx::query_scalar(include_str!("suspects.sql"))
-                    .bind(accounts)
-                    .persistent(self.persistent())
-                    .fetch_all(connection)
-                    .await
-            },
-        )
-        .await
-    }
-
-    /// Claims one message of `account` that workers went down with, for a worker that holds nothing else.
-    ///
-    /// # Errors
-    /// As [`claim`](Self::claim).
-    pub async fn claim_alone(
+    /// Every claim there is. Whether this is the noted database is asked here, so that no claim can leave it out.
+    async fn mark(
         &self,
+        statement: &'static str,
         account: &str,
         lease: Duration,
         worker: &str,
-        slots: Slots,
-    ) -> Result<Option<Claim>, OutboxError> {
+        slack: Option<Duration>,
+        bind: impl FnOnce(Claiming) -> Claiming,
+    ) -> Result<Vec<Claim>, OutboxError> {
         let asked = Instant::now();
-        let claimed: Result<Option<Row>, _> = self
-            .call("claiming a message to be sent alone", async |connection| {
-                sqlx::query_as(include_str!("claim_alone.sql"))
-                    .bind(account)
+        let rows = self
+            .call_where_noted("claiming jobs", async |connection| {
+                let claiming = sqlx::query_as(failpoints::sql(statement))
+                    .bind(account.to_owned())
                     .bind(millis(lease))
-                    .bind(worker)
-                    .bind(slots.limit())
-                    .bind(slots.window())
-                    .bind(slots.horizon())
-                    .persistent(self.persistent())
-                    .fetch_optional(connection)
-                    .await
+                    .bind(worker.to_owned());
+                let claiming = bind(claiming).persistent(self.persistent());
+                failpoints::midway(Point::DuringClaim, claiming.fetch_all(connection)).await
             })
-            .await;
+            .await?;
         let received = Instant::now();
-        Ok(unless_taken(claimed)?.map(|row| {
-            let slack = (slots.per_second > 0 && !row.bulk).then_some(slots.slack);
-            row.into_claim(slack, asked, received)
-        }))
+        let claim = |row: Row| row.into_claim(slack, asked, received);
+        Ok(rows.into_iter().map(claim).collect())
     }
 
     /// Reserves a new slot for a message whose slot passed unused. `None`: none is free within the horizon.

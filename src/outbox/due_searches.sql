@@ -21,7 +21,6 @@ CROSS JOIN LATERAL (
 ) AS time
 WHERE search.account = $1 AND search.next_at IS NOT NULL AND search.next_at <= now()
   AND search.token = job.token
-  AND (job.status = 'uncertain' OR (job.status = 'sent' AND job.order_id IS NULL)
-       OR (job.status = 'failed' AND job.ambiguous_since IS NOT NULL))
+  AND (job.status = 'uncertain' OR (job.status = 'sent' AND job.order_id IS NULL))
 ORDER BY search.next_at
 LIMIT $2

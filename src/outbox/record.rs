@@ -96,8 +96,6 @@ pub struct Record {
     pub content: Content,
     /// Who says so.
     pub observer: Observer,
-    /// Whether the next worker is to send it alone, because it may have brought this one down.
-    pub alone: bool,
 }
 
 /// What recording did.
@@ -141,8 +139,6 @@ struct Answer<'a> {
     order_id: Option<&'a str>,
     duplicate: bool,
     rejected: Option<&'a [String]>,
-    /// Whether it is to be sent alone from now on; null: as before.
-    alone: Option<bool>,
     content: i64,
     error_class: Option<&'static str>,
     error_code: Option<i32>,
@@ -201,9 +197,9 @@ impl Record {
                         .is_some_and(|seen| seen.progress != Progress::NotSent);
                 (Duration::ZERO, own)
             }
-            // Set aside with its doubt.
-            Settlement::Failed(_) => (Duration::ZERO, self.observer == Observer::Rescue),
-            Settlement::Sent { .. } | Settlement::Expired => (Duration::ZERO, false),
+            Settlement::Failed(_) | Settlement::Sent { .. } | Settlement::Expired => {
+                (Duration::ZERO, false)
+            }
         };
         Answer {
             id: self.job,
@@ -219,8 +215,6 @@ impl Record {
             order_id,
             duplicate,
             rejected: (!self.rejected.is_empty()).then_some(self.rejected.as_slice()),
-            // One that was handed back untouched has shown nothing.
-            alone: made.then_some(self.alone),
             content: self.content.0,
             error_class: trouble.map(|trouble| trouble.class.as_str()),
             error_code: trouble.and_then(|trouble| trouble.code),

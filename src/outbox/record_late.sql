@@ -23,7 +23,8 @@ WITH durable AS MATERIALIZED (
                    SELECT FROM sms_outbox.attempt_log AS log
                    WHERE log.job_id = job.id AND log.token <> answer.token AND log.provider_code = 200)) AS accepted_before
     FROM sms_outbox.jobs AS job JOIN answer USING (id)
-    -- Twice by id, as in claim.sql: the second form can only be answered by the primary key.
+    -- Twice by id: the join rests on an estimate of the answers, which is a guess, and a wrong one would read the whole
+    -- table. The second form can only be answered by the primary key.
     WHERE job.id = ANY (ARRAY(SELECT id FROM answer))
     ORDER BY job.id
     FOR NO KEY UPDATE OF job

@@ -7,7 +7,7 @@ WITH durable AS MATERIALIZED (
     SELECT answer.*
     FROM durable, jsonb_to_recordset($1) AS answer (
         id uuid, token integer, status text, spent boolean, delay_ms bigint, doubt boolean,
-        order_id text, duplicate boolean, rejected text[], alone boolean, content bigint,
+        order_id text, duplicate boolean, rejected text[], content bigint,
         error_class text, error_code integer, error_message text,
         observer text, progress text, http_status smallint, provider_code integer, ms integer)
 ), twin AS MATERIALIZED (
@@ -56,10 +56,10 @@ WITH durable AS MATERIALIZED (
         finished_at = CASE WHEN answer.status IN ('sent', 'failed', 'expired') THEN now() END,
         answer_http_status = CASE WHEN answer.status = 'sent' THEN answer.http_status END,
         answer_ms = CASE WHEN answer.status = 'sent' THEN answer.ms END,
-        parked = CASE WHEN answer.alone THEN 'alone' WHEN answer.alone IS NULL THEN job.parked END,
         lease_until = NULL
     FROM answer
-    -- Twice by id, as in claim.sql: the second form can only be answered by the primary key.
+    -- Twice by id: the join rests on an estimate of the answers, which is a guess, and a wrong one would read the whole
+    -- table. The second form can only be answered by the primary key.
     WHERE job.id = answer.id AND job.id = ANY (ARRAY(SELECT id FROM answer))
       AND job.token = answer.token AND job.status = 'sending'
     RETURNING job.id, job.token, job.account, job.worker, job.claimed_at,
@@ -75,13 +75,5 @@ WITH durable AS MATERIALIZED (
     FROM recorded JOIN answer USING (id)
     WHERE answer.progress IS NOT NULL AND answer.status <> 'sent'
     ON CONFLICT DO NOTHING
-), sought AS (
-    -- Set aside with its doubt: neither uncertain nor sent, so nobody would look for its order otherwise.
-    INSERT INTO sms_outbox.searches (job_id, token, account)
-    SELECT recorded.id, recorded.token, recorded.account FROM recorded JOIN answer USING (id)
-    WHERE answer.status = 'failed' AND answer.doubt
-    ON CONFLICT (job_id) DO UPDATE
-    SET token = excluded.token, begun_at = now(), next_at = now(), scans = 0, clean_scans = 0, outcome = NULL,
-        candidates = '[]', note = NULL
 )
 SELECT id, order_id, duplicate_of FROM recorded

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, from_millis, millis};
-use crate::{failpoints, lifecycle::Crashes};
+use crate::failpoints;
 
 /// A claim whose lease has run out.
 #[derive(Clone)]
@@ -32,8 +32,6 @@ pub struct Abandoned {
     pub doubt_age: Option<Duration>,
     /// Time to `expires_at`.
     pub expires_in: Option<Duration>,
-    /// How many workers were lost with it in their hands, this one included.
-    pub crashes: Crashes,
     /// When this was read.
     pub read: Instant,
 }
@@ -48,9 +46,6 @@ struct Row {
     attempt: i16,
     max_attempts: i16,
     worker: Option<String>,
-    alone: bool,
-    lost_with_it: i64,
-    lost_meanwhile: i64,
     since_claim_ms: Option<i64>,
     doubt_age_ms: Option<i64>,
     expires_in_ms: Option<i64>,
@@ -117,11 +112,6 @@ impl Outbox {
             since_claim: row.since_claim_ms.map_or(Duration::ZERO, from_millis),
             doubt_age: row.doubt_age_ms.map(from_millis),
             expires_in: row.expires_in_ms.map(from_millis),
-            crashes: Crashes {
-                with_it: u32::try_from(row.lost_with_it).unwrap_or(0),
-                meanwhile: u32::try_from(row.lost_meanwhile).unwrap_or(u32::MAX),
-                alone: row.alone,
-            },
             read,
         });
         Ok(abandoned.collect())

@@ -16,10 +16,6 @@ WITH chosen AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE sms_outbox.jobs AS job
-SET status = 'queued', attempt = 0, due_at = now(), finished_at = NULL, ambiguous_since = NULL,
-    -- One that was set aside because workers went down with it endangers nobody else this time.
-    parked = CASE WHEN EXISTS (
-        SELECT FROM sms_outbox.attempt_log AS log
-        WHERE log.job_id = job.id AND log.token = job.token AND log.observer = 'rescue') THEN 'alone' END
+SET status = 'queued', attempt = 0, due_at = now(), finished_at = NULL, ambiguous_since = NULL
 WHERE job.id = ANY (ARRAY(SELECT id FROM chosen))
 RETURNING job.id

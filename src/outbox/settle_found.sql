@@ -8,8 +8,7 @@ WITH durable AS MATERIALIZED (
         error_class = NULL, error_code = NULL, error_message = NULL
     FROM durable
     WHERE job.id = $1 AND job.token = $2
-      AND (job.status = 'uncertain' OR (job.status = 'sent' AND job.order_id IS NULL)
-           OR (job.status = 'failed' AND job.ambiguous_since IS NOT NULL))
+      AND (job.status = 'uncertain' OR (job.status = 'sent' AND job.order_id IS NULL))
     RETURNING job.id, job.token, job.attempt
 ), logged AS (
     INSERT INTO sms_outbox.attempt_log (

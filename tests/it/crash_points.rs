@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use sms_outbox::outbox::{AttemptRow, JobRow, Outbox};
+use sms_outbox::outbox::{AttemptRow, CLAIM_SINGLES, JobRow, Outbox};
 use sms_outbox::{Iys, NewMessage};
 use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
@@ -17,7 +17,6 @@ use crate::support::worker::{
     Process, Worker, count, insert, wait_for_count, wait_for_job, wait_for_status,
 };
 
-const CLAIM: &str = include_str!("../../src/outbox/claim_freely.sql");
 const RECORD: &str = include_str!("../../src/outbox/record_sent.sql");
 
 /// A lease that a test can wait for. It outlasts a request, as it must.
@@ -129,7 +128,7 @@ async fn a_worker_that_dies_after_its_claim_and_before_the_first_byte_leaves_one
     let provider = guarded();
     let proxy = Proxy::before(&database.url());
     let id = insert(database.pool(), &[]).await;
-    let claimed = proxy.trap(CLAIM, At::Answer, Fate::Held);
+    let claimed = proxy.trap(CLAIM_SINGLES, At::Answer, Fate::Held);
     let worker = Process::worker(&proxy.url(), &provider.url(), &SHORT_LEASE);
     claimed.sprung().await;
     killed(worker).await;

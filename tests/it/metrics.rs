@@ -172,7 +172,6 @@ async fn the_page_lists_every_metric_with_its_labels_and_no_other_and_the_rules_
     }
     for name in [
         "accepted_twice_total",
-        "poison_jobs_total",
         "late_answers_total",
         "database_outages_total",
     ] {

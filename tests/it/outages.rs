@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use sms_outbox::outbox::ConnectOptions;
+use sms_outbox::outbox::{CLAIM_SINGLES, ConnectOptions};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -19,7 +19,6 @@ use crate::support::worker::{
     wait_for_status, wait_for_statuses,
 };
 
-const CLAIM: &str = include_str!("../../src/outbox/claim_freely.sql");
 const RECORD: &str = include_str!("../../src/outbox/record_sent.sql");
 
 /// For claims whose answer was lost: a lease that a test can wait for.
@@ -121,9 +120,9 @@ async fn a_session_that_is_killed_in_mid_statement_costs_no_message_and_doubles_
 #[tokio::test]
 async fn a_connection_that_is_cut_before_or_after_a_statement_costs_no_message_and_doubles_none() {
     for (statement, at, attempts, flags) in [
-        (CLAIM, At::Request, 1, &[][..]),
+        (CLAIM_SINGLES, At::Request, 1, &[][..]),
         // Nobody knows that it is claimed: its lease has to run out.
-        (CLAIM, At::Answer, 2, &SHORT_LEASE[..]),
+        (CLAIM_SINGLES, At::Answer, 2, &SHORT_LEASE[..]),
         (RECORD, At::Request, 1, &[]),
         (RECORD, At::Answer, 1, &[]),
     ] {

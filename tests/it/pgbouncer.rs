@@ -291,8 +291,7 @@ async fn without_a_pooler_statements_stay_prepared() {
             .await
             .expect("a claim");
     }
-    let kept =
-        "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '-- As claim.sql%'";
+    let kept = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '-- What every claim begins with%'";
     assert_eq!(count(outbox.pool(), kept).await, 1);
 }
 

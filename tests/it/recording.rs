@@ -50,7 +50,6 @@ fn record(claim: &Claim, worker: &str, settlement: Settlement, code: Option<i32>
         rejected: Vec::new(),
         content: Content::of("default", ["905320000001"], &claim.body),
         observer: Observer::Worker,
-        alone: false,
     }
 }
 
@@ -89,7 +88,6 @@ pub fn late_acceptance(job: Uuid, token: i32, order: &str) -> Record {
         rejected: Vec::new(),
         content: Content::of("default", ["905320000001"], "x"),
         observer: Observer::Worker,
-        alone: false,
     }
 }
 

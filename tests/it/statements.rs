@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sms_outbox::outbox::{Claim, ConnectOptions, Floors, Outbox, Slots};
+use sms_outbox::outbox::{CLAIM_BULK, CLAIM_SINGLES, Claim, ConnectOptions, Floors, Outbox, Slots};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, SqlSafeStr};
 use uuid::Uuid;
 
@@ -28,6 +28,8 @@ fn statements() -> Vec<(String, String)> {
             (name, std::fs::read_to_string(path).expect("a statement"))
         })
         .collect();
+    all.push(("claim_singles".to_owned(), CLAIM_SINGLES.to_owned()));
+    all.push(("claim_bulk".to_owned(), CLAIM_BULK.to_owned()));
     all.sort();
     all
 }
@@ -75,7 +77,7 @@ fn uses_index(plan: &Value, index: &str) -> bool {
 }
 
 /// Runs a claim, looks at its plan, and takes it back.
-async fn explain_claim(connection: &mut PgConnection, name: &str, hands: i64) -> Value {
+async fn explain_claim(connection: &mut PgConnection, name: &str, at_most: i64) -> Value {
     let sql = format!(
         "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}",
         statement(name)
@@ -84,32 +86,19 @@ async fn explain_claim(connection: &mut PgConnection, name: &str, hands: i64) ->
         .execute(&mut *connection)
         .await
         .expect("a transaction");
-    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind("default");
-    let from = [None::<DateTime<Utc>>; 4];
-    let ids = [Uuid::nil(); 4];
+    let query = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind("default")
+        .bind(60_000_i64)
+        .bind("w");
     let query = match name {
-        "claim_freely" => query
-            .bind(hands)
-            .bind(60_000_i64)
-            .bind("w")
-            .bind(from)
-            .bind(ids),
-        "claim" => query
-            .bind(hands)
-            .bind(60_000_i64)
-            .bind("w")
+        "claim_singles" => query
+            .bind(at_most)
             .bind(0_i32)
             .bind(102_i32)
             .bind(6_i32)
-            .bind(from)
-            .bind(ids),
-        "claim_alone" => query
-            .bind(60_000_i64)
-            .bind("w")
-            .bind(0_i32)
-            .bind(102_i32)
-            .bind(6_i32),
-        _ => query.bind(60_000_i64).bind("w"),
+            .bind([None::<DateTime<Utc>>; 4])
+            .bind([Uuid::nil(); 4]),
+        _ => query,
     };
     let plan: Value = query.fetch_one(&mut *connection).await.expect("a plan");
     sqlx::raw_sql("ROLLBACK")
@@ -158,10 +147,8 @@ async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
     let database = lived_in().await;
     let mut connection = database.pool().acquire().await.expect("a connection");
     for (name, index) in [
-        ("claim", "jobs_single_due"),
-        ("claim_freely", "jobs_single_due"),
+        ("claim_singles", "jobs_single_due"),
         ("claim_bulk", "jobs_bulk_due"),
-        ("claim_alone", "jobs_parked"),
     ] {
         let nothing = explain_claim(&mut connection, name, 50).await;
         assert!(uses_index(&nothing, index), "{nothing:#}");
@@ -178,19 +165,17 @@ async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
         if analyzed {
             execute(database.pool(), "ANALYZE sms_outbox.jobs").await;
         }
-        for name in ["claim", "claim_freely"] {
-            let ten = explain_claim(&mut connection, name, 10).await;
-            assert!(
-                uses_index(&ten, "jobs_single_due") && !reads_all_of_jobs(&ten),
-                "{ten:#}"
-            );
-            // Each claimed row leaves one index and enters another, which is what most of these pages are.
-            assert!(
-                pages(&ten) <= 10 * 40 + 60,
-                "{name}: {} pages for ten: {ten:#}",
-                pages(&ten)
-            );
-        }
+        let ten = explain_claim(&mut connection, "claim_singles", 10).await;
+        assert!(
+            uses_index(&ten, "jobs_single_due") && !reads_all_of_jobs(&ten),
+            "{ten:#}"
+        );
+        // Each claimed row leaves one index and enters another, which is what most of these pages are.
+        assert!(
+            pages(&ten) <= 10 * 40 + 60,
+            "{} pages for ten: {ten:#}",
+            pages(&ten)
+        );
     }
     // Nothing of what was explained stayed.
     assert_eq!(
@@ -206,9 +191,9 @@ async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
 /// The plan that a worker's session has for a claim, whatever the numbers: its planner may make only one.
 async fn explain_steady_claim(connection: &mut PgConnection, name: &str, with: &str) -> Value {
     let types = match name {
-        "claim" => "text, bigint, bigint, text, integer, integer, integer, timestamptz[], uuid[]",
-        "claim_freely" => "text, bigint, bigint, text, timestamptz[], uuid[]",
-        "claim_alone" => "text, bigint, text, integer, integer, integer",
+        "claim_singles" => {
+            "text, bigint, text, bigint, integer, integer, integer, timestamptz[], uuid[]"
+        }
         "abandoned" => "bigint, bigint",
         _ => "text, bigint, text",
     };
@@ -249,24 +234,12 @@ async fn a_workers_session_claims_by_index_whatever_the_statistics_say() {
         }
         for (name, with, index, at_most) in [
             (
-                "claim",
-                "'default', 10, 60000, 'w', 0, 102, 6, NULL, NULL",
-                "jobs_single_due",
-                10 * 40 + 60,
-            ),
-            (
-                "claim_freely",
-                "'default', 10, 60000, 'w', NULL, NULL",
+                "claim_singles",
+                "'default', 60000, 'w', 10, 0, 102, 6, NULL, NULL",
                 "jobs_single_due",
                 10 * 40 + 60,
             ),
             ("claim_bulk", "'default', 60000, 'w'", "jobs_bulk_due", 40),
-            (
-                "claim_alone",
-                "'default', 60000, 'w', 0, 102, 6",
-                "jobs_parked",
-                20,
-            ),
             ("abandoned", "500, NULL", "jobs_lease", 20),
         ] {
             let plan = explain_steady_claim(&mut connection, name, with).await;
@@ -331,23 +304,17 @@ async fn with_a_transaction_held_open_claims_and_rescues_walk_only_what_was_clai
         due_at = at.due_at.to_rfc3339(),
         id = at.id
     );
-    for (name, with) in [
-        ("claim", "'default', 10, 60000, 'w', 0, 102, 6"),
-        ("claim_freely", "'default', 10, 60000, 'w'"),
-    ] {
-        let with_floor = format!("{with}, {from}");
-        let without = format!("{with}, NULL, NULL");
-        let near = pages(&explain_steady_claim(&mut connection, name, &with_floor).await);
-        let far = pages(&explain_steady_claim(&mut connection, name, &without).await);
-        assert!(
-            near <= 10 * 40 + 60,
-            "{name}: {near} pages from the floor on"
-        );
-        assert!(
-            far > near + 500,
-            "{name}: {near} and {far} pages: nothing was in the way"
-        );
-    }
+    let mut claim = async |from: &str| {
+        let with = format!("'default', 60000, 'w', 10, 0, 102, 6, {from}");
+        pages(&explain_steady_claim(&mut connection, "claim_singles", &with).await)
+    };
+    let near = claim(&from).await;
+    let far = claim("NULL, NULL").await;
+    assert!(near <= 10 * 40 + 60, "{near} pages from the floor on");
+    assert!(
+        far > near + 500,
+        "{near} and {far} pages: nothing was in the way"
+    );
 
     // All of these leases are over, are seen to, and leave their entries behind.
     execute(

@@ -15,4 +15,4 @@ ALTER TABLE sms_outbox.jobs
     ADD CONSTRAINT jobs_duplicate_only_when_sent CHECK (status = 'sent' OR NOT duplicate),
     ADD CONSTRAINT jobs_duplicate_of_only_for_a_duplicate CHECK (duplicate OR duplicate_of IS NULL),
     ADD CONSTRAINT jobs_attempt_not_negative CHECK (attempt >= 0),
-    ADD CONSTRAINT jobs_parked_known CHECK (parked IN ('sender', 'iys', 'alone'));
+    ADD CONSTRAINT jobs_parked_known CHECK (parked IN ('sender', 'iys'));
