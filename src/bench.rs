@@ -88,7 +88,7 @@ impl Scenario {
 pub struct Sizes {
     /// Jobs that one measurement drains.
     pub jobs: u64,
-    /// Requests under way per worker.
+    /// Requests in flight per worker.
     pub concurrency: usize,
     /// How many workers share a queue, one case each.
     pub workers: Vec<usize>,
@@ -227,7 +227,7 @@ impl Measured {
     }
 }
 
-/// What a scenario hands back.
+/// What a scenario returns.
 #[derive(Default)]
 struct Outcome {
     results: Vec<Measured>,

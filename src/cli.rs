@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{config::Misconfigured, dispatch::chain};
+use crate::{config::Misconfigured, outbox::chain};
 
 /// A transactional outbox for SMS on PostgreSQL, delivered through iletiMerkezi
 #[derive(Parser, Debug)]
@@ -81,9 +81,9 @@ enum Command {
     Stats(inspect::StatsArgs),
     /// Put failed jobs back into the queue, with all their attempts
     Retry(operate::RetryArgs),
-    /// Take queued jobs out; what is being sent already cannot be recalled
+    /// Cancel queued jobs; what is being sent already cannot be recalled
     Cancel(operate::CancelArgs),
-    /// Settle a job of which nobody knows whether it was sent
+    /// Resolve an uncertain job, which may or may not have been sent
     Resolve(operate::ResolveArgs),
     /// Hold back an account, a sender or an account's marketing, for all workers
     Pause(pause::PauseArgs),

@@ -176,7 +176,7 @@ pub struct WorkerArgs {
     #[arg(long, env = "SMS_OUTBOX_GUARD_WINDOW", value_name = "DURATION", default_value = "8m", value_parser = duration)]
     pub guard_window: Duration,
 
-    /// How long a lost answer rests before its request is repeated: the first one may still be on its way
+    /// The cool-down of a lost answer before its request is repeated: the first one may still be on its way
     #[arg(long, env = "SMS_OUTBOX_SETTLE_DELAY", value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub settle_delay: Duration,
 
@@ -235,8 +235,8 @@ impl WorkerArgs {
         }
         if self.lease <= timeout {
             return refuse(format!(
-                "SMS_OUTBOX_LEASE ({:?}) must exceed SMS_OUTBOX_REQUEST_TIMEOUT ({timeout:?}): a job must not be taken \
-                 over while its request may still be answered",
+                "SMS_OUTBOX_LEASE ({:?}) must exceed SMS_OUTBOX_REQUEST_TIMEOUT ({timeout:?}): a job must not be \
+                 recovered while its request may still be answered",
                 self.lease
             ));
         }
@@ -270,7 +270,7 @@ impl WorkerArgs {
         if self.lease < self.provider.request_timeout + Duration::from_secs(1) {
             warnings.push(format!(
                 "SMS_OUTBOX_LEASE ({:?}) hardly exceeds SMS_OUTBOX_REQUEST_TIMEOUT ({:?}): a message that waits for its slot \
-                 is given back and claimed again",
+                 is released and claimed again",
                 self.lease, self.provider.request_timeout
             ));
         }
@@ -297,7 +297,7 @@ impl WorkerArgs {
         warnings
     }
 
-    /// What decisions about time rest on.
+    /// The settings that outcomes depend on.
     #[must_use]
     pub const fn policy(&self) -> Policy {
         Policy {
@@ -323,7 +323,7 @@ impl WorkerArgs {
         }
     }
 
-    /// How lost orders are looked for; `None`: not by this worker.
+    /// How lost orders are reconciled; `None`: not by this worker.
     #[must_use]
     pub fn reconciling(&self) -> Option<Reconciling> {
         self.reconcile.then_some(Reconciling {
@@ -377,7 +377,7 @@ impl ProviderArgs {
         names
     }
 
-    /// Refuses accounts that would sign with one another's key: an environment knows no `-` and no small letters by custom,
+    /// Refuses accounts that would sign with one another's key: an environment knows no `-` and no lower case by custom,
     /// so that names which differ in nothing else have one variable.
     ///
     /// # Errors

@@ -10,24 +10,24 @@ use crate::{
     failpoints,
     metrics::Metrics,
     monitoring::Monitor,
-    outbox::{ConnectOptions, Outbox, OutboxError, SchemaState},
+    outbox::{ConnectOptions, Outbox, OutboxError, SchemaState, UNRELEASED},
     provider::{Credentials, Provider, ProviderConfig, ProviderError},
 };
 
 /// How a worker is told to stop.
 #[derive(Clone, Debug)]
 pub struct Stops {
-    /// Claim nothing new; answer and record what is in flight; give the rest back.
+    /// Claim nothing new; answer and record what is in flight; release the rest.
     pub gently: CancellationToken,
-    /// Leave everything where it is. Leases do the rest.
+    /// Leave everything as it is: leases end, and another worker recovers the jobs.
     pub at_once: CancellationToken,
 }
 
 /// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Everything that was in flight is on record.
-    InOrder,
+    /// Everything that was in flight is recorded.
+    Gracefully,
     /// It was told to stop at once, or its grace ran out: what was in flight is left to its leases.
     Interrupted,
     /// A part of it died.
@@ -58,6 +58,9 @@ pub enum DaemonError {
     /// `sms-outbox migrate` has not been run.
     #[error("the database has no schema sms_outbox yet: run `sms-outbox migrate` first")]
     NoSchema,
+    /// The schema is of the time before the first release.
+    #[error("{UNRELEASED}")]
+    UnreleasedSchema,
     /// `sms-outbox migrate` has not been run since this program was upgraded.
     #[error(
         "the schema sms_outbox is at version {found}, and this program needs {known}: run `sms-outbox migrate` first"
@@ -112,7 +115,7 @@ pub async fn run(
     .map_err(|error| {
         Misconfigured(format!(
             "DATABASE_URL cannot be used: {}",
-            crate::dispatch::chain(&error)
+            crate::outbox::chain(&error)
         ))
     })?;
     let provider = Provider::new(ProviderConfig {
@@ -171,12 +174,12 @@ pub async fn run(
         .await?
         .is_none()
     {
-        return Ok(Ended::InOrder);
+        return Ok(Ended::Gracefully);
     }
     tracing::info!(worker, "ready");
 
     let settings = Settings {
-        worker: worker.clone(),
+        worker: worker.as_str().into(),
         concurrency: config.concurrency,
         policy: failpoints::policy(config.policy()),
         rate_per_second: config.rate_per_second,
@@ -205,9 +208,9 @@ pub async fn run(
     }
     let grace = config.shutdown_grace;
     let ended = tokio::select! {
-        () = running.drain() => Ended::InOrder,
+        () = running.drain() => Ended::Gracefully,
         () = tokio::time::sleep(grace) => {
-            tracing::error!(worker, grace_ms = in_ms(grace), "stopped before everything in flight was on record");
+            tracing::error!(worker, grace_ms = in_ms(grace), "stopped before everything in flight was recorded");
             Ended::Interrupted
         }
         () = stops.at_once.cancelled() => {
@@ -220,7 +223,7 @@ pub async fn run(
     } else {
         ended
     };
-    tracing::info!(worker, in_order = ended == Ended::InOrder, "stopped");
+    tracing::info!(worker, graceful = ended == Ended::Gracefully, "stopped");
     Ok(ended)
 }
 
@@ -240,6 +243,7 @@ async fn wait_for_schema(
                 return Ok(Some(()));
             }
             Ok(SchemaState::Missing) => return Err(DaemonError::NoSchema),
+            Ok(SchemaState::Unreleased) => return Err(DaemonError::UnreleasedSchema),
             Ok(SchemaState::Older { found, known }) => {
                 return Err(DaemonError::OlderSchema { found, known });
             }

@@ -160,7 +160,7 @@ async fn play(
     };
     sandbox.stop().await;
     let well = outcome? || !once;
-    Ok(if well && ended == Ended::InOrder {
+    Ok(if well && ended == Ended::Gracefully {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -190,7 +190,7 @@ async fn perform(pool: &PgPool, sandbox: &Sandbox, started: Instant) -> Result<b
     Ok(checks.iter().all(|check| check.well))
 }
 
-/// Short delays, so that every kind of trouble is over within seconds; everything else as it comes.
+/// Short delays, so that every kind of failure is over within seconds; everything else as it comes.
 fn worker(url: &str, base_url: &str) -> WorkerArgs {
     WorkerArgs {
         database: DatabaseArgs {

@@ -1,25 +1,29 @@
 //! The one flow, and nothing else:
 //!
 //! ```text
-//! claim -> read -> turn -> gate -> send -> decide -> record
+//! claim -> parse -> lock -> gate -> send -> decide -> record
 //! ```
 //!
-//! Each step takes what only the step before can have made. Sending consumes a `Permit`, which only the gate gives out;
+//! Each step takes what only the step before can have made. Sending consumes a `Permit`, which only the gate makes;
 //! recording consumes the claim. Here, and only here, the outbox and the provider meet.
 
-mod floors;
+mod concurrency;
+mod content_lock;
+mod cursor;
 mod gate;
-mod letter;
+mod maintenance;
 mod outage;
-mod pace;
+mod parse;
 mod reconcile;
 mod recorder;
-mod twins;
-mod upkeep;
+mod running;
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,69 +32,37 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use floors::Trail;
-use gate::{Held, Permit, ROUND_TRIPS, Slot, slots_ahead};
-use letter::{Letter, Unreadable};
-pub use outage::{Outage, chain};
-use pace::{Hand, Pace, Poll, Unrecorded};
-use recorder::{Entry, Recorder};
-use twins::{Turn, Twins};
+use concurrency::{Concurrency, Poll};
+use content_lock::{ContentLock, ContentLocks};
+use cursor::ClaimCursors;
+use gate::{Permit, Slot, Withheld, slots_ahead};
+pub use outage::Outage;
+use parse::ParsedJob;
+use recorder::Entry;
+pub use running::{Account, Running, Settings};
+use running::{AccountState, jitter, watched};
 
 use crate::{
     failpoints::{self, Point},
-    lifecycle::{Admission, Decision, PauseScope, Policy, Settlement, Situation, Verdict},
-    message::{ForeignNumbers, is_traceparent},
-    metrics::{AccountMetrics, Metrics},
-    outbox::{Claim, Content, Evidence, Observer, Outbox, Probing, Record},
-    provider::{Credentials, Order, Provider},
-    reconciliation::Reconciling,
+    lifecycle::{ErrorClass, Failure, JobState, Outcome, Pause, PauseScope, Progress, Verdict},
+    message::is_traceparent,
+    outbox::{Claim, ContentKey, Evidence, Observer, Outbox, Record},
+    provider::{Order, Provider},
 };
 
-/// How long after work was found a limited account is looked at often: longer than a job of many recipients can keep all
-/// others waiting.
+/// How long after the last work a limited account is polled often: longer than a job of many recipients can keep all others
+/// waiting.
 const SLOTS_RETURN: Duration = Duration::from_secs(3);
 /// How long a message waits for another of equal content.
-const TWIN_PATIENCE: Duration = Duration::from_millis(500);
+const DUPLICATE_PATIENCE: Duration = Duration::from_millis(500);
 
-/// What a worker's flow rests on.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// This worker's name, as rows and logs show it.
-    pub worker: String,
-    /// Requests under way at most, shared evenly by the accounts.
-    pub concurrency: usize,
-    /// Every decision about time.
-    pub policy: Policy,
-    /// Recipients per second and account, over the whole fleet; 0: no limit.
-    pub rate_per_second: u32,
-    /// The longest a due job waits.
-    pub poll_interval: Duration,
-    /// Whether foreign numbers are sent.
-    pub foreign: ForeignNumbers,
-    /// How a paused account is probed.
-    pub probing: Probing,
-    /// How lost orders are looked for in the provider's reports; `None`: not by this worker.
-    pub reconciling: Option<Reconciling>,
-    /// Where everything is counted.
-    pub metrics: Metrics,
-}
-
-/// One account of the provider.
-#[derive(Clone, Debug)]
-pub struct Account {
-    /// As `sms_outbox.jobs.account` has it.
-    pub name: String,
-    /// Its key and hash.
-    pub credentials: Credentials,
-}
-
-/// The running flow.
+/// The flow of one worker.
 pub struct Dispatch {
     outbox: Outbox,
     provider: Provider,
     settings: Settings,
-    lanes: Vec<Arc<Lane>>,
-    twins: Twins,
+    accounts: Vec<Arc<AccountState>>,
+    content_locks: ContentLocks,
     outage: Arc<Outage>,
     entries: mpsc::Sender<Entry>,
     jobs: TaskTracker,
@@ -100,165 +72,45 @@ pub struct Dispatch {
     broken: CancellationToken,
 }
 
-/// One account at work: nothing in it is shared with another account, so that neither can hold up the other.
-#[derive(Debug)]
-struct Lane {
-    account: Arc<str>,
-    credentials: Credentials,
-    pace: Arc<Pace>,
-    bulk_pace: Arc<Pace>,
-    /// How long the database took to answer, the latest times.
-    round_trips: Mutex<[Duration; ROUND_TRIPS]>,
-    /// Held by whoever missed a slot and asks for another one.
-    late: tokio::sync::Mutex<()>,
-    metrics: AccountMetrics,
-}
-
-/// What became of a claim, before it is written down.
-struct Delivered {
-    decision: Decision,
+/// The outcome of a claim, before it is recorded.
+struct Processed {
+    outcome: Outcome,
+    /// The pause that follows, if any.
+    pause: Option<Pause>,
     evidence: Option<Evidence>,
-    content: Content,
+    content: ContentKey,
     rejected: Vec<String>,
-    /// Held until then: a twin's 451 can name this job only once it is on record.
-    turn: Option<Turn>,
-}
-
-/// A started flow.
-pub struct Running {
-    dispatch: Arc<Dispatch>,
-    loops: TaskTracker,
-    recording: TaskTracker,
-}
-
-impl Running {
-    /// Waits, after `stop` was cancelled, until what was in flight has been answered and recorded, and what had been claimed
-    /// but not sent has gone back. May be dropped half-way: leases then do the rest.
-    pub async fn drain(self) {
-        let Self {
-            dispatch,
-            loops,
-            recording,
-        } = self;
-        loops.wait().await;
-        failpoints::point(Point::DuringDrain);
-        dispatch.jobs.close();
-        dispatch.jobs.wait().await;
-        // The last one who could send an entry goes, and the recorder ends after the last of them.
-        drop(dispatch);
-        recording.wait().await;
-    }
-
-    /// How many claimed jobs are not on record yet.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.dispatch.jobs.len()
-    }
+    /// Held until then: a duplicate's 451 can name this job only once it is recorded.
+    lock: Option<ContentLock>,
 }
 
 impl Dispatch {
-    /// Starts the flow for `accounts`. `outage` learns how the database does; `stop` ends the claiming; `broken` is cancelled
-    /// when a task dies.
-    #[must_use]
-    pub fn start(
-        outbox: Outbox,
-        provider: Provider,
-        accounts: Vec<Account>,
-        settings: Settings,
-        outage: Arc<Outage>,
-        stop: CancellationToken,
-        broken: CancellationToken,
-    ) -> Running {
-        let hands = settings.concurrency / accounts.len().max(1);
-        let lanes = accounts
-            .into_iter()
-            .map(|account| {
-                Arc::new(Lane {
-                    metrics: settings.metrics.account(&account.name),
-                    account: account.name.into(),
-                    credentials: account.credentials,
-                    pace: Pace::new(hands),
-                    bulk_pace: Pace::new(1),
-                    round_trips: Mutex::default(),
-                    late: tokio::sync::Mutex::default(),
-                })
-            })
-            .collect();
-        let (entries, inbox) = mpsc::channel(recorder::BATCH);
-        let recorder = Recorder {
-            outbox: outbox.clone(),
-            worker: settings.worker.as_str().into(),
-            probing: settings.probing,
-            outage: Arc::clone(&outage),
-            metrics: settings.metrics.clone(),
-        };
-        let dispatch = Arc::new(Self {
-            outbox,
-            provider,
-            settings,
-            lanes,
-            twins: Twins::default(),
-            outage,
-            entries,
-            jobs: TaskTracker::new(),
-            stop,
-            broken: broken.clone(),
-        });
-        let loops = TaskTracker::new();
-        for lane in &dispatch.lanes {
-            let singles = Arc::clone(&dispatch).claim_singles(Arc::clone(lane));
-            let bulk = Arc::clone(&dispatch).claim_bulk(Arc::clone(lane));
-            loops.spawn(watched(broken.clone(), "claiming", singles));
-            loops.spawn(watched(broken.clone(), "claiming bulk orders", bulk));
-            let probe = upkeep::probe(Arc::clone(&dispatch), Arc::clone(lane));
-            loops.spawn(watched(broken.clone(), "probing", probe));
-            if let Some(settings) = dispatch.settings.reconciling {
-                let search = reconcile::run(Arc::clone(&dispatch), Arc::clone(lane), settings);
-                loops.spawn(watched(broken.clone(), "looking for lost orders", search));
-            }
-        }
-        loops.spawn(watched(
-            broken.clone(),
-            "upkeep",
-            upkeep::run(Arc::clone(&dispatch)),
-        ));
-        loops.close();
-        let recording = TaskTracker::new();
-        recording.spawn(watched(broken, "recording", recorder.run(inbox)));
-        recording.close();
-        Running {
-            dispatch,
-            loops,
-            recording,
-        }
-    }
-
-    /// Claims single messages for the hands that are free, and as many as become free in the next milliseconds: nothing waits
-    /// here for longer that another worker could be sending.
-    async fn claim_singles(self: Arc<Self>, lane: Arc<Lane>) {
-        // Six looks in the interval that is promised: the first messages of a burst wait for one of them, and one may fail.
+    /// Claims single messages for the permits that are free, and as many as become free in the next milliseconds: no
+    /// job waits here for longer that another worker could send.
+    async fn claim_singles(self: Arc<Self>, account: Arc<AccountState>) {
+        // Six polls in the promised interval: the first messages of a burst wait for one of them, and one may fail.
         let mut poll = Poll::new(self.settings.poll_interval / 6);
-        let mut trail = Trail::new(self.settings.poll_interval / 2);
+        let mut cursors = ClaimCursors::new(self.settings.poll_interval / 2);
         let mut last_found = Instant::now();
-        while let Some(free) = self.unless_stopping(lane.pace.free_hands()).await {
-            let slots = self.slots(&lane);
-            let hands = if slots.per_second == 0 {
-                free
+        while let Some(available) = self.unless_stopping(account.concurrency.available()).await {
+            let slots = self.slots(&account);
+            let at_most = if slots.per_second == 0 {
+                available
             } else {
-                free.min(slots_ahead(slots))
+                available.min(slots_ahead(slots))
             };
             let lease = self.settings.policy.lease;
             let asked = Instant::now();
-            let floors = trail.floors(asked);
+            let from = cursors.next(asked);
             let claimed = self
                 .outbox
                 .claim(
-                    &lane.account,
-                    hands,
+                    &account.name,
+                    at_most,
                     lease,
                     &self.settings.worker,
                     slots,
-                    &floors,
+                    &from,
                 )
                 .await;
             let pause = match claimed {
@@ -267,87 +119,86 @@ impl Dispatch {
                         failpoints::point(Point::AfterClaim);
                     }
                     self.outage.over();
-                    lane.pace.claim_took();
-                    trail.claimed(&floors, &claims, asked, Instant::now());
+                    account.concurrency.claim_took();
+                    cursors.claimed(&from, &claims, asked, Instant::now());
                     let found = claims.len();
-                    lane.metrics.claimed(found);
+                    account.metrics.claimed(found);
                     if let Some(claim) = claims.first() {
-                        lane.follow(claim.received - claim.asked);
+                        account.follow(claim.received - claim.asked);
                     }
                     for claim in claims {
-                        self.carry(&lane, claim, &lane.pace);
+                        self.carry(&account, claim, &account.concurrency);
                     }
                     if found > 0 {
                         poll.found();
                         last_found = Instant::now();
                     }
-                    // A full harvest means that there is probably more.
-                    if found == hands {
+                    // A full claim means that there is probably more.
+                    if found == at_most {
                         Duration::ZERO
                     } else if slots.per_second > 0 && last_found.elapsed() < SLOTS_RETURN {
                         // Nothing may have come because no slot was free; the next one is a few milliseconds away.
-                        poll.pause(chance()).min(Duration::from_millis(20))
+                        poll.pause(jitter()).min(Duration::from_millis(20))
                     } else {
-                        poll.pause(chance())
+                        poll.pause(jitter())
                     }
                 }
                 Err(error) => self.outage.failed(&error),
             };
-            if !pause.is_zero()
-                && self
-                    .unless_stopping(tokio::time::sleep(pause))
-                    .await
-                    .is_none()
-            {
+            if !self.sleep(pause).await {
                 return;
             }
         }
     }
 
     /// Claims bulk orders, one after the other.
-    async fn claim_bulk(self: Arc<Self>, lane: Arc<Lane>) {
+    async fn claim_bulk(self: Arc<Self>, account: Arc<AccountState>) {
         let mut poll = Poll::new(self.settings.poll_interval / 2);
         while self
-            .unless_stopping(lane.bulk_pace.free_hands())
+            .unless_stopping(account.bulk_concurrency.available())
             .await
             .is_some()
         {
             let lease = self.settings.policy.lease;
             let pause = match self
                 .outbox
-                .claim_bulk(&lane.account, lease, &self.settings.worker)
+                .claim_bulk(&account.name, lease, &self.settings.worker)
                 .await
             {
                 Ok(Some(claim)) => {
                     failpoints::point(Point::AfterClaim);
                     self.outage.over();
-                    lane.metrics.claimed(1);
-                    self.carry(&lane, claim, &lane.bulk_pace);
+                    account.metrics.claimed(1);
+                    self.carry(&account, claim, &account.bulk_concurrency);
                     poll.found();
                     Duration::ZERO
                 }
                 Ok(None) => {
                     self.outage.over();
-                    poll.pause(chance()).max(Duration::from_millis(10))
+                    poll.pause(jitter()).max(Duration::from_millis(10))
                 }
                 Err(error) => self.outage.failed(&error),
             };
-            if !pause.is_zero()
-                && self
-                    .unless_stopping(tokio::time::sleep(pause))
-                    .await
-                    .is_none()
-            {
+            if !self.sleep(pause).await {
                 return;
             }
         }
     }
 
     /// Carries one claim to its record, in a task of its own.
-    fn carry(self: &Arc<Self>, lane: &Arc<Lane>, claim: Claim, pace: &Arc<Pace>) {
-        let (hand, unrecorded) = pace.take();
-        let in_flight = lane.metrics.in_flight();
-        let (this, lane, pace) = (Arc::clone(self), Arc::clone(lane), Arc::clone(pace));
+    fn carry(
+        self: &Arc<Self>,
+        account: &Arc<AccountState>,
+        claim: Claim,
+        concurrency: &Arc<Concurrency>,
+    ) {
+        let (permit, unrecorded) = concurrency.take();
+        let in_flight = account.metrics.in_flight();
+        let (this, account, concurrency) = (
+            Arc::clone(self),
+            Arc::clone(account),
+            Arc::clone(concurrency),
+        );
         let span = match claim
             .traceparent
             .as_deref()
@@ -357,11 +208,47 @@ impl Dispatch {
             None => tracing::Span::none(),
         };
         let job = async move {
-            let delivered = this.deliver(&lane, &pace, &claim).await;
-            // The request is over: its hand is free while the outcome waits to be written down. Not if it is to pause the
-            // account: nothing more may be claimed until everyone knows of it.
-            let hand = delivered.decision.pause.is_some().then_some(hand);
-            let entry = this.entry(&lane, claim, delivered, hand, unrecorded);
+            let requested = AtomicBool::new(false);
+            let process = this.process(&account, &concurrency, &claim, &requested);
+            // A panic is this job's own failure: the other jobs, and the worker, go on.
+            let processed = match AssertUnwindSafe(process).catch_unwind().await {
+                Ok(processed) => processed,
+                Err(panic) => {
+                    failpoints::caught(panic);
+                    this.panicked(&account, &claim, requested.into_inner())
+                }
+            };
+            let Processed {
+                outcome,
+                pause,
+                evidence,
+                content,
+                rejected,
+                lock,
+            } = processed;
+            let record = Record {
+                job: claim.id,
+                token: claim.token,
+                attempt: claim.attempt,
+                worker: Arc::clone(&this.settings.worker),
+                claimed: claim.asked,
+                outcome,
+                evidence,
+                rejected,
+                content,
+                observer: Observer::Worker,
+            };
+            let entry = Entry {
+                account: Arc::clone(&account.name),
+                sender: claim.sender,
+                record,
+                // The request is over: its permit is free while the outcome waits to be written down. Not if it is to pause
+                // the account: nothing more may be claimed until everyone knows of it.
+                _permit: pause.is_some().then_some(permit),
+                pause,
+                _lock: lock,
+                _unrecorded: unrecorded,
+            };
             // Fails only when the recorder has died, which is noticed where it is watched.
             this.entries.send(entry).await.ok();
             drop(in_flight);
@@ -373,170 +260,174 @@ impl Dispatch {
         ));
     }
 
-    /// Everything between a claim and its record.
-    async fn deliver(&self, lane: &Lane, pace: &Pace, claim: &Claim) -> Delivered {
-        let letter = match Letter::read(&lane.account, claim, self.settings.foreign) {
-            Ok(letter) => letter,
-            Err(Unreadable { trouble, rejected }) => {
-                let content = Content::of(&lane.account, [], &claim.body);
-                return Delivered {
-                    decision: Settlement::Failed(trouble).into(),
+    /// Everything between a claim and its record. `requested` becomes true before the request can leave.
+    async fn process(
+        &self,
+        account: &AccountState,
+        concurrency: &Concurrency,
+        claim: &Claim,
+        requested: &AtomicBool,
+    ) -> Processed {
+        let parsed = match ParsedJob::parse(&account.name, claim, self.settings.foreign) {
+            Ok(parsed) => parsed,
+            Err(unsendable) => {
+                return Processed {
+                    outcome: Outcome::Failed(unsendable.failure),
+                    pause: None,
                     evidence: None,
-                    content,
-                    rejected,
-                    turn: None,
+                    content: ContentKey::of(&account.name, [], &claim.body),
+                    rejected: unsendable.rejected,
+                    lock: None,
                 };
             }
         };
-        // Not for long: whoever waits here keeps others from being claimed.
-        let turn = tokio::time::timeout(TWIN_PATIENCE, self.twins.turn(letter.content));
-        let ((decision, evidence), turn) = match self.unless_stopping(turn).await {
-            Some(Ok(turn)) => (self.pass(lane, pace, claim, &letter).await, Some(turn)),
-            Some(Err(_)) => ((Held::Twin.settlement().into(), None), None),
-            None => ((Held::Stopping.settlement().into(), None), None),
-        };
-        let Letter {
-            content, rejected, ..
-        } = letter;
-        Delivered {
-            decision,
-            evidence,
-            content,
-            rejected,
-            turn,
-        }
-    }
-
-    /// Through the gate, if it opens.
-    async fn pass(
-        &self,
-        lane: &Lane,
-        pace: &Pace,
-        claim: &Claim,
-        letter: &Letter,
-    ) -> (Decision, Option<Evidence>) {
-        let Some(_under_way) = self.unless_stopping(pace.request()).await else {
-            return (Held::Stopping.settlement().into(), None);
-        };
-        let sent = match self.gate(lane, claim, letter, Slot::of(claim)).await {
-            Ok(permit) => self.send(lane, claim, letter, permit).await,
-            Err(held) => Err(held),
-        };
-        match sent {
-            Ok((decision, evidence)) => (decision, Some(evidence)),
-            Err(held) => {
-                if matches!(held, Held::Refused(Admission::LeaseTooShort)) {
-                    self.settings.metrics.lost_leases.inc();
-                }
-                (held.settlement().into(), None)
+        // Not for long: a job that waits here takes the permit of another.
+        let lock =
+            tokio::time::timeout(DUPLICATE_PATIENCE, self.content_locks.lock(parsed.content));
+        let (sent, lock) = match self.unless_stopping(lock).await {
+            Some(Ok(lock)) => {
+                let sent = self.send_through_gate(account, concurrency, claim, &parsed, requested);
+                (sent.await, Some(lock))
             }
+            Some(Err(_)) => (Err(Withheld::Duplicate), None),
+            None => (Err(Withheld::Stopping), None),
+        };
+        let (outcome, pause, evidence) = match sent {
+            Ok((outcome, pause, evidence)) => (outcome, pause, Some(evidence)),
+            Err(withheld) => (withheld.outcome(&self.settings.metrics), None, None),
+        };
+        Processed {
+            outcome,
+            pause,
+            evidence,
+            content: parsed.content,
+            rejected: parsed.rejected,
+            lock,
         }
     }
 
-    /// Makes the one request, and decides what follows from its answer. Held: it has not left, because time has decided
-    /// against it while a connection was made.
+    /// Sends the job, if the pre-send check allows it.
+    async fn send_through_gate(
+        &self,
+        account: &AccountState,
+        concurrency: &Concurrency,
+        claim: &Claim,
+        parsed: &ParsedJob,
+        requested: &AtomicBool,
+    ) -> Result<(Outcome, Option<Pause>, Evidence), Withheld> {
+        let Some(_under_way) = self.unless_stopping(concurrency.request()).await else {
+            return Err(Withheld::Stopping);
+        };
+        let permit = self.gate(account, claim, parsed, Slot::of(claim)).await?;
+        requested.store(true, Ordering::Relaxed);
+        self.send(account, claim, parsed, permit).await
+    }
+
+    /// Makes the one request, and decides the outcome from its answer. Withheld: it was not sent, because the pre-send check
+    /// refused it while a connection was made.
     async fn send(
         &self,
-        lane: &Lane,
+        account: &AccountState,
         claim: &Claim,
-        letter: &Letter,
+        parsed: &ParsedJob,
         permit: Permit,
-    ) -> Result<(Decision, Evidence), Held> {
+    ) -> Result<(Outcome, Option<Pause>, Evidence), Withheld> {
         let order = Order {
             sender: &claim.sender,
-            recipients: &letter.recipients,
+            recipients: &parsed.recipients,
             body: &claim.body,
-            iys: letter.iys,
+            iys: parsed.iys,
             send_at: claim.provider_send_at.and_then(Result::ok),
             not_after: Some(
                 claim
                     .expires_in
                     .map_or(permit.until, |left| permit.until.min(claim.asked + left)),
             ),
-            turn: permit.turn,
+            slot_ends: permit.slot_ends,
         };
         failpoints::point(Point::BeforeSend);
-        // Boxed: few need it, and every job would carry it about.
-        let another_turn = || Box::pin(self.another_turn(lane, claim, letter));
-        let outcome = self
+        // Boxed: few jobs need it, and it would make the future of every job larger.
+        let next_slot = || Box::pin(self.next_slot(account, claim, parsed));
+        let seen = self
             .provider
-            .send(&lane.credentials, &order, another_turn)
+            .send(&account.credentials, &order, next_slot)
             .await?;
         failpoints::point(Point::ReplyRead);
-        lane.metrics.request(&outcome.verdict, outcome.duration);
-        match &outcome.verdict {
+        account.metrics.request(&seen.verdict, seen.duration);
+        self.learn(account, &seen.verdict);
+        let verdict = match failpoints::verdict(seen.verdict) {
+            // A pause must hold back the job that met it, or the job is claimed again at once, for ever. So where a
+            // transactional message misses the brand code, the whole account is paused.
+            Verdict::Blocked {
+                scope: PauseScope::Iys,
+                failure,
+            } if !parsed.iys.is_commercial() => Verdict::Blocked {
+                scope: PauseScope::Account,
+                failure,
+            },
+            other => other,
+        };
+        let (outcome, pause) = self.settings.policy.decide(&job_state(claim), verdict);
+        let evidence = Evidence {
+            progress: seen.progress,
+            http_status: seen.http_status,
+            code: seen.code,
+            duration: seen.duration,
+        };
+        Ok((outcome, pause, evidence))
+    }
+
+    /// Adjusts the concurrency to what an answer says about the account.
+    fn learn(&self, account: &AccountState, verdict: &Verdict) {
+        match verdict {
             Verdict::Accepted(_) | Verdict::Duplicate | Verdict::Refused(_) => {
-                if lane.pace.went_well() {
-                    tracing::info!(account = %lane.account, "the provider answers in order again");
+                if account.concurrency.succeeded() {
+                    tracing::info!(account = %account.name, "recovered: the provider is healthy again");
                 }
             }
-            Verdict::Blocked { .. } | Verdict::Throttled { .. } => lane.pace.slow_down(),
-            Verdict::NotSent(trouble) | Verdict::Unclear { trouble, .. } => {
-                if lane.pace.went_unanswered() {
+            Verdict::Blocked { .. } | Verdict::Throttled { .. } => account.concurrency.slow_down(),
+            Verdict::NotSent(failure) | Verdict::Indeterminate { failure, .. } => {
+                if account.concurrency.failed() {
                     tracing::error!(
-                        account = %lane.account, error.class = %trouble.class, reason = %trouble.message,
-                        "the provider is out of order: one message at a time goes ahead, the others wait untouched"
+                        account = %account.name, error.class = %failure.class, reason = %failure.message,
+                        "the provider is unhealthy: one request at a time is sent, other jobs wait unclaimed"
                     );
                 }
             }
         }
-        let verdict = match failpoints::verdict(outcome.verdict) {
-            // A pause must hold back the job that met it, or the job is claimed again at once, for ever: where a message
-            // that is no marketing misses the brand code, the whole account waits.
-            Verdict::Blocked {
-                scope: PauseScope::Iys,
-                trouble,
-            } if !letter.iys.is_commercial() => Verdict::Blocked {
-                scope: PauseScope::Account,
-                trouble,
-            },
-            other => other,
-        };
-        let decision = self.settings.policy.decide(&situation(claim), verdict);
-        let evidence = Evidence {
-            progress: outcome.progress,
-            http_status: outcome.http_status,
-            code: outcome.code,
-            duration: outcome.duration,
-        };
-        Ok((decision, evidence))
     }
 
-    fn entry(
-        &self,
-        lane: &Lane,
-        claim: Claim,
-        delivered: Delivered,
-        hand: Option<Hand>,
-        unrecorded: Unrecorded,
-    ) -> Entry {
-        let Delivered {
-            decision: Decision { settlement, pause },
-            evidence,
-            content,
-            rejected,
-            turn,
-        } = delivered;
-        let record = Record {
-            job: claim.id,
-            token: claim.token,
-            attempt: claim.attempt,
-            worker: self.settings.worker.clone(),
-            claimed: claim.asked,
-            settlement,
-            evidence,
-            rejected,
-            content,
-            observer: Observer::Worker,
+    /// The processing of the job panicked. The panic hook has logged where.
+    fn panicked(&self, account: &AccountState, claim: &Claim, requested: bool) -> Processed {
+        self.settings.metrics.job_panics.inc();
+        tracing::error!(
+            job.id = %claim.id, attempt = claim.attempt, account = %account.name, may_have_been_sent = requested,
+            "the processing of this job panicked; the worker goes on with other jobs"
+        );
+        let failure = Failure::new(
+            ErrorClass::Unknown,
+            "A bug in the worker ended this attempt; its log says where.",
+        );
+        let (verdict, progress) = if requested {
+            let answered = false;
+            let verdict = Verdict::Indeterminate { failure, answered };
+            (verdict, Progress::MaybeSent)
+        } else {
+            (Verdict::NotSent(failure), Progress::NotSent)
         };
-        Entry {
-            account: Arc::clone(&lane.account),
-            sender: claim.sender,
-            record,
+        let (outcome, pause) = self.settings.policy.decide(&job_state(claim), verdict);
+        Processed {
+            outcome,
             pause,
-            turn,
-            hand,
-            unrecorded,
+            evidence: Some(Evidence {
+                progress,
+                http_status: None,
+                code: None,
+                duration: claim.asked.elapsed(),
+            }),
+            content: ContentKey::of(&account.name, [], &claim.body),
+            rejected: Vec::new(),
+            lock: None,
         }
     }
 
@@ -544,37 +435,29 @@ impl Dispatch {
     async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.stop.run_until_cancelled(work).await
     }
-}
 
-/// What is known about a claim at this moment.
-fn situation(claim: &Claim) -> Situation {
-    let since_claim = claim.asked.elapsed();
-    Situation {
-        job: claim.id,
-        attempt: u32::try_from(claim.attempt).unwrap_or(0),
-        max_attempts: u32::try_from(claim.max_attempts).unwrap_or(0),
-        given_back: u32::try_from(claim.token - i32::from(claim.attempt)).unwrap_or(0),
-        since_claim,
-        doubt_age: claim.doubt_age.map(|age| age + since_claim),
-        expires_in: claim
-            .expires_in
-            .map(|left| left.saturating_sub(since_claim)),
+    /// `false` once the worker is stopping.
+    async fn sleep(&self, time: Duration) -> bool {
+        time.is_zero()
+            || self
+                .unless_stopping(tokio::time::sleep(time))
+                .await
+                .is_some()
     }
 }
 
-/// A number in `[0, 1)` for spreading polls; nothing depends on its quality.
-fn chance() -> f64 {
-    let nanos = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_nanos());
-    f64::from(nanos % 1_000) / 1_000.0
-}
-
-/// Runs a task whose panic must not go unnoticed: a worker that has lost a part of itself says so and goes down, instead of
-/// living on half dead.
-async fn watched(broken: CancellationToken, what: &'static str, task: impl Future<Output = ()>) {
-    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-        tracing::error!(task = what, "a part of the worker has died");
-        broken.cancel();
+/// What is known about a claim at this moment.
+fn job_state(claim: &Claim) -> JobState {
+    let since_claim = claim.asked.elapsed();
+    JobState {
+        job: claim.id,
+        attempt: u32::try_from(claim.attempt).unwrap_or(0),
+        max_attempts: u32::try_from(claim.max_attempts).unwrap_or(0),
+        released: u32::try_from(claim.token - i32::from(claim.attempt)).unwrap_or(0),
+        since_claim,
+        indeterminate_age: claim.indeterminate_age.map(|age| age + since_claim),
+        expires_in: claim
+            .expires_in
+            .map(|left| left.saturating_sub(since_claim)),
     }
 }

@@ -35,7 +35,7 @@ const SUPERUSER: &str = "postgres";
 /// How often a wait looks again. All waits here have an end of their own.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// How long a server may take to stop in order, and how long to stop at once. The latter is above the 5 s that the
+/// How long a server may take to stop gracefully, and how long to stop at once. The latter is above the 5 s that the
 /// postmaster gives its children before it kills them.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const KILL_DEADLINE: Duration = Duration::from_secs(7);
@@ -215,7 +215,7 @@ impl PrivatePostgres {
         self.running.as_ref().map(Child::id)
     }
 
-    /// Stops the server in order ("fast": sessions are ended, everything is written) and removes its directory.
+    /// Stops the server gracefully ("fast": sessions are ended, everything is written) and removes its directory.
     ///
     /// # Errors
     ///
@@ -252,7 +252,7 @@ impl PrivatePostgres {
     }
 
     /// Starts the server again on the same port with the same data, after a [`crash`](Self::crash) or in the middle of
-    /// its work (then it is stopped in order first).
+    /// its work (then it is stopped gracefully first).
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! SMS_OUTBOX_FAILPOINTS=after-claim=kill:0.02,before-send=freeze:0.01   what happens where, and with which probability
-//! SMS_OUTBOX_FAILPOINTS_FILE=/tmp/hits    each strike is appended: name, process id, kill or freeze
+//! SMS_OUTBOX_FAILPOINTS_FILE=/tmp/hits    each strike is appended: name, process id, kill, freeze or panic
 //! SMS_OUTBOX_FAILPOINTS_SEED=7            the seed of the probabilities
 //! SMS_OUTBOX_WRONG_VARIANT=blind-resend   one of `Variant`
 //! ```
@@ -29,7 +29,7 @@ pub(crate) use armed::{midway, point, soon};
 #[cfg(failpoints)]
 pub use wrong::Variant;
 #[cfg(failpoints)]
-pub(crate) use wrong::{policy, sql, verdict};
+pub(crate) use wrong::{caught, policy, sql, verdict};
 
 /// Where a worker may die or freeze: every place at which it knows or has done something that the world does not know yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ pub enum Point {
     ReplyRead,
     /// `before-pause`: a pause is to be written.
     BeforePause,
-    /// `after-pause`: it is written; the jobs that met the trouble are still held.
+    /// `after-pause`: it is written; the jobs that met the failure are still held.
     AfterPause,
     /// `before-record`: a batch of outcomes is to be written.
     BeforeRecord,
@@ -58,15 +58,15 @@ pub enum Point {
     BeforeLateRecord,
     /// `after-record`: it is written, and nobody here knows.
     AfterRecord,
-    /// `during-rescue`: abandoned claims have been found, and are to be taken over.
+    /// `during-rescue`: abandoned claims have been found, and are to be recovered.
     DuringRescue,
     /// `after-rescue`: they have been.
     AfterRescue,
-    /// `during-upkeep`: messages have been expired and stale doubts set aside, and the rest of the round is to come.
-    DuringUpkeep,
-    /// `during-probe`: the provider says that the trouble is over, and the pause still holds.
+    /// `during-maintenance`: expired and stale indeterminate jobs have been moved; the rest of the round is to come.
+    DuringMaintenance,
+    /// `during-probe`: the provider says that the failure is over, and the pause still holds.
     DuringProbe,
-    /// `during-drain`: the worker is stopping, and what it had in flight is not on record.
+    /// `during-drain`: the worker is stopping, and what it had in flight is not recorded.
     DuringDrain,
 }
 
@@ -88,7 +88,7 @@ impl Point {
         Self::AfterRecord,
         Self::DuringRescue,
         Self::AfterRescue,
-        Self::DuringUpkeep,
+        Self::DuringMaintenance,
         Self::DuringProbe,
         Self::DuringDrain,
     ];
@@ -111,7 +111,7 @@ impl Point {
             Self::AfterRecord => "after-record",
             Self::DuringRescue => "during-rescue",
             Self::AfterRescue => "after-rescue",
-            Self::DuringUpkeep => "during-upkeep",
+            Self::DuringMaintenance => "during-maintenance",
             Self::DuringProbe => "during-probe",
             Self::DuringDrain => "during-drain",
         }
@@ -119,7 +119,7 @@ impl Point {
 }
 
 #[cfg(not(failpoints))]
-pub(crate) use absent::{midway, point, policy, soon, sql, verdict};
+pub(crate) use absent::{caught, midway, point, policy, soon, sql, verdict};
 
 /// What is left of all this in a release: nothing.
 #[cfg(not(failpoints))]
@@ -152,4 +152,7 @@ mod absent {
     pub(crate) fn verdict(verdict: Verdict) -> Verdict {
         verdict
     }
+
+    #[inline(always)]
+    pub(crate) fn caught(_: Box<dyn std::any::Any + Send>) {}
 }

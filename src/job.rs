@@ -1,4 +1,4 @@
-//! What a row says of its job, as types: where it stands, what kind of trouble it met, the provider's number for it.
+//! What a row says of its job, as types: where it stands, what kind of failure it met, the provider's number for it.
 
 use std::{fmt, str::FromStr};
 
@@ -27,7 +27,7 @@ pub struct Job {
     pub duplicate: bool,
     /// The other job of ours with equal content that was taken, where it is known.
     pub duplicate_of: Option<Uuid>,
-    /// What kind of trouble it met last.
+    /// The class of its last failure.
     pub error_class: Option<ErrorClass>,
     /// The provider's number for that, where it gave one.
     pub error_code: Option<i32>,
@@ -87,7 +87,7 @@ impl Status {
         }
     }
 
-    /// Whether no worker will ever touch the job again. `uncertain` is not final: it is waiting for the truth.
+    /// Whether no worker will ever touch the job again. `uncertain` is not final: reconciliation or a person resolves it.
     #[must_use]
     pub const fn is_final(self) -> bool {
         match self {
@@ -130,14 +130,15 @@ impl FromStr for Status {
     }
 }
 
-/// What kind of trouble a job met, and so whose trouble it is. The text form is `sms_outbox.jobs.error_class`.
+/// The class of a failure: it tells what has to be fixed, the account, the sender, the job, or nothing. The text form is
+/// `sms_outbox.jobs.error_class`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ErrorClass {
     /// Credentials, API switch or address list: the account pauses.
     Auth,
     /// The account's balance is too low: it pauses.
     Balance,
-    /// Any other trouble of the account or of the configured address: it pauses.
+    /// Any other failure of the account or of the configured address: it pauses.
     Account,
     /// The header: not approved (that sender pauses), or malformed (the job fails).
     Sender,
@@ -153,7 +154,7 @@ pub enum ErrorClass {
     Request,
     /// Too many requests: everybody waits.
     RateLimited,
-    /// The provider is out of order.
+    /// The provider is unavailable.
     Unavailable,
     /// Connection refused, name lookup, TLS, reset.
     Network,

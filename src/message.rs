@@ -327,7 +327,7 @@ impl RecipientList {
                 Err(error) => list.rejected.push((position, error)),
             }
         }
-        // A single number, by far the commonest list, has no twin to look for.
+        // A single number, by far the commonest list, has no duplicate to remove.
         if list.accepted.len() > 1 {
             let mut seen = HashSet::with_capacity(list.accepted.len());
             let first: Vec<bool> = list.accepted.iter().map(|r| seen.insert(r)).collect();

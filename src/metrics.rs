@@ -1,4 +1,4 @@
-//! What this process counts about itself. Nothing is global: the daemon makes one [`Metrics`] and hands it, or the part of
+//! What this process counts about itself. Nothing is global: the daemon makes one [`Metrics`] and passes it, or the part of
 //! it that belongs to one account, to whoever has something to count.
 //!
 //! Every known label value is there from the start, so that zero is visible and an alert has something to compare with.
@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::lifecycle::{ErrorClass, PauseScope, Settlement, Verdict};
+use crate::lifecycle::{ErrorClass, Outcome, PauseScope, Verdict};
 
 /// Names and values, in the order in which they are shown.
 pub(crate) type Labels = Vec<(&'static str, String)>;
@@ -25,7 +25,7 @@ const OUTCOMES: [&str; 7] = [
     "blocked",
     "throttled",
     "not_sent",
-    "unclear",
+    "indeterminate",
 ];
 
 /// What may be recorded about a claim.
@@ -36,19 +36,19 @@ const KINDS: [&str; 7] = [
     "expired",
     "uncertain",
     "retry",
-    "given_back",
+    "released",
 ];
 
 const SCOPES: [PauseScope; 3] = [PauseScope::Account, PauseScope::Sender, PauseScope::Iys];
 
-/// How a search for a lost order ended.
+/// How a reconciliation task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reconciled {
     /// One order fits: the job is `sent` under it.
     Settled,
     /// None fits.
     None,
-    /// More than one may be it: a person has to tell.
+    /// More than one may be it: a person has to resolve it.
     Several,
 }
 
@@ -74,22 +74,23 @@ pub struct Metrics {
     claims: Counters,
     empty_claims: Counters,
     slots_forfeited: Counters,
-    settlements: Counters,
+    outcomes: Counters,
     pauses_begun: Counters,
     pauses_ended: Counters,
     reconciliations: Counters,
-    /// Claims handed back unsent, because their answer could have come after the end of their lease.
+    /// Claims released unsent, because their answer could have come after the end of their lease.
     pub(crate) lost_leases: Counter,
     /// Outcomes that came after their claim was lost.
     pub(crate) late_answers: Counter,
-    /// Jobs with two acceptances on record.
+    /// Jobs with two acceptances recorded.
     pub(crate) accepted_twice: Counter,
-    /// Abandoned claims that this worker took over.
+    /// Abandoned claims that this worker recovered.
     pub(crate) rescued_claims: Counter,
     /// Jobs whose `expires_at` came before they could be sent.
     expired_jobs: Counter,
-    /// Jobs given up because they bring workers down.
-    /// Times that the database went away.
+    /// Jobs whose processing panicked.
+    pub(crate) job_panics: Counter,
+    /// Times that the database became unavailable.
     pub(crate) database_outages: Counter,
     database_away: Counter<f64, AtomicU64>,
 }
@@ -144,9 +145,9 @@ impl Metrics {
                 &self.slots_forfeited,
             ),
             (
-                "settlements",
-                "Outcomes on record, and waiting jobs that time has overtaken",
-                &self.settlements,
+                "outcomes",
+                "Outcomes that were recorded, and waiting jobs that expired or became uncertain",
+                &self.outcomes,
             ),
             (
                 "pauses_begun",
@@ -160,7 +161,7 @@ impl Metrics {
             ),
             (
                 "reconciliations",
-                "Searches for lost orders that came to an end, by what they found",
+                "Reconciliation tasks that ended, by result",
                 &self.reconciliations,
             ),
         ] {
@@ -169,7 +170,7 @@ impl Metrics {
         for (name, help, counter) in [
             (
                 "lost_leases",
-                "Claims handed back unsent because their lease was about to end",
+                "Claims released unsent because their lease was about to end",
                 &self.lost_leases,
             ),
             (
@@ -184,7 +185,7 @@ impl Metrics {
             ),
             (
                 "rescued_claims",
-                "Abandoned claims that this worker took over",
+                "Abandoned claims that this worker recovered",
                 &self.rescued_claims,
             ),
             (
@@ -193,8 +194,13 @@ impl Metrics {
                 &self.expired_jobs,
             ),
             (
+                "job_panics",
+                "Jobs whose processing panicked: a bug in the worker, which goes on with the others",
+                &self.job_panics,
+            ),
+            (
                 "database_outages",
-                "Times that the database could not be used",
+                "Times that the database became unavailable",
                 &self.database_outages,
             ),
         ] {
@@ -202,7 +208,7 @@ impl Metrics {
         }
         registry.register_with_unit(
             "database_away",
-            "How long the database could not be used",
+            "How long the database was unavailable",
             Unit::Seconds,
             self.database_away.clone(),
         );
@@ -214,12 +220,12 @@ impl Metrics {
         );
         registry.register(
             "in_flight_jobs",
-            "Jobs that are claimed here and not yet handed to the record",
+            "Jobs that are claimed here and not yet recorded",
             self.in_flight.clone(),
         );
         for kind in KINDS {
             drop(
-                self.settlements
+                self.outcomes
                     .get_or_create(&vec![("kind", kind.to_owned())]),
             );
         }
@@ -259,50 +265,42 @@ impl Metrics {
         }
     }
 
-    /// An outcome is on record.
-    pub(crate) fn settled(&self, settlement: &Settlement) {
-        let [
-            sent,
-            duplicate,
-            failed,
-            expired,
-            uncertain,
-            retry,
-            given_back,
-        ] = KINDS;
-        let kind = match settlement {
-            Settlement::Sent {
+    /// An outcome is recorded.
+    pub(crate) fn outcome(&self, outcome: &Outcome) {
+        let [sent, duplicate, failed, expired, uncertain, retry, released] = KINDS;
+        let kind = match outcome {
+            Outcome::Sent {
                 duplicate: false, ..
             } => sent,
-            Settlement::Sent {
+            Outcome::Sent {
                 duplicate: true, ..
             } => duplicate,
-            Settlement::Failed(_) => failed,
-            Settlement::Expired => {
+            Outcome::Failed(_) => failed,
+            Outcome::Expired => {
                 self.expired_jobs.inc();
                 expired
             }
-            Settlement::Uncertain(_) => uncertain,
-            Settlement::Retry { .. } => retry,
-            Settlement::GiveBack { .. } => given_back,
+            Outcome::Uncertain(_) => uncertain,
+            Outcome::Retry { .. } => retry,
+            Outcome::Release { .. } => released,
         };
-        self.settled_as(kind);
+        self.count_outcome(kind);
     }
 
-    /// `expires_at` came for a job that waited, which is now `status`.
+    /// `expires_at` passed for a waiting job, which is now `status`.
     pub(crate) fn overdue(&self, status: &str) {
         self.expired_jobs.inc();
-        self.settled_as(status);
+        self.count_outcome(status);
     }
 
-    /// A doubt grew too old while its job waited.
-    pub(crate) fn doubt_too_old(&self) {
-        self.settled_as("uncertain");
+    /// The guard of an indeterminate job ended while it waited.
+    pub(crate) fn guard_elapsed(&self) {
+        self.count_outcome("uncertain");
     }
 
-    fn settled_as(&self, kind: &str) {
+    fn count_outcome(&self, kind: &str) {
         let labels = vec![("kind", kind.to_owned())];
-        self.settlements.get_or_create(&labels).inc();
+        self.outcomes.get_or_create(&labels).inc();
     }
 
     /// A pause was begun.
@@ -318,14 +316,14 @@ impl Metrics {
             .inc();
     }
 
-    /// A search for a lost order came to an end.
+    /// A reconciliation task ended.
     pub(crate) fn reconciled(&self, result: Reconciled) {
         self.reconciliations
             .get_or_create(&reconciled(result))
             .inc();
     }
 
-    /// So much longer the database was away.
+    /// The database was unavailable for this much longer.
     pub(crate) fn database_was_away(&self, for_another: Duration) {
         self.database_away.inc_by(for_another.as_secs_f64());
     }
@@ -372,29 +370,29 @@ impl AccountMetrics {
             blocked,
             throttled,
             not_sent,
-            unclear,
+            indeterminate,
         ] = &self.outcomes;
-        let (outcome, trouble) = match verdict {
+        let (outcome, failure) = match verdict {
             Verdict::Accepted(_) => (accepted, None),
             Verdict::Duplicate => (duplicate, None),
-            Verdict::Refused(trouble) => (refused, Some(trouble)),
-            Verdict::Blocked { trouble, .. } => (blocked, Some(trouble)),
-            Verdict::Throttled { trouble, .. } => (throttled, Some(trouble)),
-            Verdict::NotSent(trouble) => (not_sent, Some(trouble)),
-            Verdict::Unclear { trouble, .. } => (unclear, Some(trouble)),
+            Verdict::Refused(failure) => (refused, Some(failure)),
+            Verdict::Blocked { failure, .. } => (blocked, Some(failure)),
+            Verdict::Throttled { failure, .. } => (throttled, Some(failure)),
+            Verdict::NotSent(failure) => (not_sent, Some(failure)),
+            Verdict::Indeterminate { failure, .. } => (indeterminate, Some(failure)),
         };
         outcome.inc();
         self.duration.observe(took.as_secs_f64());
-        if let Some(trouble) = trouble {
+        if let Some(failure) = failure {
             for (class, counter) in ErrorClass::ALL.iter().zip(&self.errors) {
-                if *class == trouble.class {
+                if *class == failure.class {
                     counter.inc();
                 }
             }
         }
     }
 
-    /// A job is in this worker's hands until what is returned is dropped.
+    /// Counts a job as in flight until what is returned is dropped.
     pub(crate) fn in_flight(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())

@@ -24,9 +24,9 @@ use tokio::{net::TcpListener, sync::Mutex};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    dispatch::{Outage, chain},
+    dispatch::Outage,
     metrics::{Labels, Metrics},
-    outbox::{Depth, Outbox},
+    outbox::{Depth, Outbox, chain},
 };
 
 /// For so long what was read from the database is shown again: several who ask at once cost one look.
@@ -182,7 +182,7 @@ fn figures(accounts: &[String], depth: Option<&[Depth]>) -> Registry {
 }
 
 /// What is wrong, if anything is. `reached`: how long ago the database last did what it was asked.
-fn trouble(broken: bool, reached: Option<Duration>) -> Option<String> {
+fn failure(broken: bool, reached: Option<Duration>) -> Option<String> {
     if broken {
         return Some("A part of the worker has died; it is going down.".to_owned());
     }
@@ -219,7 +219,7 @@ async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
 
 async fn healthz(State(monitor): State<Arc<Monitor>>) -> Response {
     let reached = monitor.outage.last_reached().map(|when| when.elapsed());
-    match trouble(monitor.broken.is_cancelled(), reached) {
+    match failure(monitor.broken.is_cancelled(), reached) {
         None => "The worker works, and reaches its database.\n".into_response(),
         Some(sentence) => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("{sentence}\n")).into_response()
@@ -249,7 +249,7 @@ mod tests {
                 Some("A part of the worker has died; it is going down."),
             ),
         ] {
-            assert_eq!(trouble(broken, reached).as_deref(), said);
+            assert_eq!(failure(broken, reached).as_deref(), said);
         }
     }
 

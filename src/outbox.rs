@@ -7,9 +7,10 @@
 mod claim;
 mod connect;
 mod enqueue;
+mod error;
 mod examine;
+mod identity;
 mod inspect;
-mod installation;
 mod migrate;
 mod operate;
 mod pause;
@@ -23,19 +24,20 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
-pub use claim::{CLAIM_BULK, CLAIM_SINGLES, Claim, Floor, Floors, Slots};
+pub use claim::{CLAIM_BULK, CLAIM_SINGLES, Claim, Cursor, Cursors, Slots};
 pub use connect::ConnectOptions;
 use connect::STEADY_PLANS;
+pub use error::{OutboxError, chain};
 pub use examine::{Missing, Pooling, QueueFacts, SenderInUse, ServerFacts};
+pub use identity::{Change, DatabaseIdentity, OpenJobs, Promotions};
 pub use inspect::{AttemptRow, Depth, Filter, JobRow, QueueStat};
-pub use installation::{Change, Installation, OpenJobs, Promotions};
-pub use migrate::{MigrationError, SchemaState};
+pub use migrate::{MigrationError, SchemaState, UNRELEASED};
 pub use operate::{Cancelled, Resolution, Resolved};
 pub use pause::{DueProbe, PauseOrder, PauseRow, PausedByHand, Probing};
 pub use pooler::PgBouncer;
-pub use reconcile::{Candidate, Search};
-pub use record::{Content, Evidence, Observer, Record, Recorded};
-pub use rescue::{Abandoned, DueUpkeep};
+pub use reconcile::{Candidate, Reconciliation};
+pub use record::{ContentKey, Evidence, Observer, Record, Recorded};
+pub use rescue::{Abandoned, DueMaintenance};
 
 use crate::producer::guard::SILENT_AFTER;
 
@@ -43,7 +45,7 @@ use crate::producer::guard::SILENT_AFTER;
 #[derive(Clone, Debug)]
 pub struct Outbox {
     ways: pooler::Ways,
-    watch: installation::Watch,
+    watch: identity::Watch,
     /// The longest that getting a connection may take, and the longest that one call on it may take.
     deadline: Duration,
     /// When the server gives up on a statement, where it is told so with each call.
@@ -53,120 +55,6 @@ pub struct Outbox {
     warm: warm::Warm,
 }
 
-/// Why a call to the database failed.
-#[derive(Debug, thiserror::Error)]
-pub enum OutboxError {
-    /// No answer in time: an overloaded, frozen or unreachable server.
-    #[error("the database did not answer within {deadline:?} while {doing}")]
-    Deadline {
-        /// What was being done.
-        doing: &'static str,
-        /// How long it was given.
-        deadline: Duration,
-    },
-    /// The connection could not be made, or broke.
-    #[error("the database could not be reached while {doing}")]
-    Unreachable {
-        /// What was being done.
-        doing: &'static str,
-        /// What the driver says.
-        #[source]
-        source: sqlx::Error,
-    },
-    /// The database answered with an error.
-    #[error("the database refused while {doing}")]
-    Refused {
-        /// What was being done.
-        doing: &'static str,
-        /// What it said.
-        #[source]
-        source: sqlx::Error,
-    },
-    /// The queue was noted in another database than this: see `installation`.
-    #[error(
-        "nothing is sent from this database until `sms-outbox resume --after-restore` confirms it, because {0}"
-    )]
-    Unconfirmed(Change),
-    /// Nothing can be written here, and which database it will be is not settled before its promotion.
-    #[error("the server is a standby")]
-    Standby,
-    /// A value in a row is none of those that this version knows.
-    #[error("{table}.{column} of {id} cannot be understood: {problem}")]
-    Unreadable {
-        /// The table.
-        table: &'static str,
-        /// The column.
-        column: &'static str,
-        /// The row.
-        id: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-}
-
-impl OutboxError {
-    /// Whether the same call may well succeed a little later, without anyone doing anything.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::Deadline { .. } | Self::Unreachable { .. } | Self::Standby
-        )
-    }
-
-    /// Whether the data that was written is at fault, so that the same call can never succeed. Everything else (a full disk,
-    /// a missing privilege, a server that restarts) may be put right while the caller waits.
-    #[must_use]
-    pub fn blames_the_row(&self) -> bool {
-        match self {
-            Self::Deadline { .. }
-            | Self::Unreachable { .. }
-            | Self::Unconfirmed(_)
-            | Self::Standby => false,
-            Self::Unreadable { .. } => true,
-            Self::Refused { source, .. } => match source {
-                // Data exceptions, broken constraints, and what somebody's trigger raises about a row.
-                sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-                    ["22", "23", "P0"]
-                        .iter()
-                        .any(|class| code.starts_with(class))
-                }),
-                sqlx::Error::Encode(_)
-                | sqlx::Error::Decode(_)
-                | sqlx::Error::ColumnDecode { .. } => true,
-                _ => false,
-            },
-        }
-    }
-
-    fn from_sqlx(doing: &'static str, source: sqlx::Error) -> Self {
-        let lost = match &source {
-            sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-                // Connection trouble, shutdown and start-up, too many connections, serialisation and deadlock, lock and
-                // statement timeouts, and a server that has just become a read-only standby.
-                code.starts_with("08")
-                    || code.starts_with("57P")
-                    || matches!(
-                        code.as_ref(),
-                        "53300" | "40001" | "40P01" | "55P03" | "57014" | "25006"
-                    )
-            }),
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => true,
-            _ => false,
-        };
-        if lost {
-            Self::Unreachable { doing, source }
-        } else {
-            Self::Refused { doing, source }
-        }
-    }
-}
-
 impl Outbox {
     /// An outbox over an existing pool, for producers and tests. The pool's connections must be sessions of their own; workers,
     /// and whoever may have a pooler in between, use [`ConnectOptions`].
@@ -174,7 +62,7 @@ impl Outbox {
     pub fn new(pool: PgPool) -> Self {
         Self {
             ways: pooler::Ways::given(pool),
-            watch: installation::Watch::default(),
+            watch: identity::Watch::default(),
             deadline: Duration::from_secs(10),
             statement_timeout_ms: 9_500,
             for_worker: false,
@@ -203,8 +91,8 @@ impl Outbox {
         !self.ways.is_shared()
     }
 
-    /// Runs one call on a connection of its own, under the deadline. A connection whose answer did not come is thrown away:
-    /// nobody else may meet that answer.
+    /// Runs one call on a connection of its own, under the deadline. A connection whose answer did not come is closed:
+    /// no other call may read that answer.
     async fn call<T>(
         &self,
         doing: &'static str,
@@ -228,8 +116,8 @@ impl Outbox {
             if !shared {
                 return work(connection.get()).await;
             }
-            // The driver prepares and executes in two steps, and between two steps a pooler may hand the server process to
-            // somebody else, who prepares something else. A transaction keeps it. The limits that a session of our own has
+            // The driver prepares and executes in two steps, and between two steps a pooler may give the server process to
+            // another client, which prepares something else. A transaction keeps it. The limits that a session of our own has
             // from its beginning come with it, in the same message.
             let ms = self.statement_timeout_ms;
             let mut begin = format!(
@@ -276,21 +164,21 @@ impl Unanswered {
         // Taken only by value, and when dropped.
         self.0
             .as_mut()
-            .expect("the connection is there until it is given back")
+            .expect("the connection is there until it is released")
     }
 
     fn answered(mut self) -> PoolConnection<Postgres> {
         self.0
             .take()
-            .expect("the connection is there until it is given back")
+            .expect("the connection is there until it is released")
     }
 }
 
 /// Back into the pool. The driver asks the server once more before it takes a connection back, and waits for that answer for
-/// as long as the kernel does: a quarter of an hour, if the path has died. Meanwhile its place would be nobody's.
+/// as long as the kernel does: a quarter of an hour, if the path has died. Meanwhile nothing could use its slot in the pool.
 fn give_back(mut connection: PoolConnection<Postgres>) {
-    let given_back = connection.return_to_pool();
-    tokio::spawn(tokio::time::timeout(SILENT_AFTER, given_back));
+    let released = connection.return_to_pool();
+    tokio::spawn(tokio::time::timeout(SILENT_AFTER, released));
 }
 
 impl Drop for Unanswered {

@@ -23,7 +23,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use crate::{
-    lifecycle::{ErrorClass, OrderId, Progress, Trouble, Verdict},
+    lifecycle::{ErrorClass, Failure, OrderId, Progress, Verdict},
     message::{Iys, Recipient},
 };
 
@@ -120,8 +120,8 @@ pub struct Order<'a> {
     pub send_at: Option<DateTime<Utc>>,
     /// The moment from which it must not leave any more, however long connecting takes; `None`: no such moment.
     pub not_after: Option<Instant>,
-    /// Until when it may leave without asking for another turn, however long connecting takes; `None`: whenever.
-    pub turn: Option<Instant>,
+    /// Until when it may leave without asking for another slot_ends, however long connecting takes; `None`: whenever.
+    pub slot_ends: Option<Instant>,
 }
 
 /// Neither text nor numbers.
@@ -138,7 +138,7 @@ impl fmt::Debug for Order<'_> {
 
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct Observation {
     /// What it means.
     pub verdict: Verdict,
     /// The HTTP status, if an answer came.
@@ -160,12 +160,12 @@ pub struct Balance {
     pub sms: Option<f64>,
 }
 
-/// A harmless question that was not answered with 200.
+/// A read-only call that was not answered with 200.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", trouble.message)]
+#[error("{}", failure.message)]
 pub struct ProbeError {
-    /// Whose trouble it is, and what to do.
-    pub trouble: Trouble,
+    /// Whose failure it is, and what to do.
+    pub failure: Failure,
     /// The HTTP status, if an answer came.
     pub http_status: Option<u16>,
 }
@@ -197,7 +197,7 @@ struct Exchange {
 struct Lost {
     /// Whether the request surely never left.
     withdrawn: bool,
-    trouble: Trouble,
+    failure: Failure,
 }
 
 impl Provider {
@@ -264,17 +264,17 @@ impl Provider {
     ///
     /// It always comes back, after the request timeout at the latest. Dropped before that, the request may have left.
     ///
-    /// `another_turn` is asked when a connection stands only after the order's turn is over; it comes back when the next
+    /// `next_slot` is asked when a connection stands only after the order's slot is over; it comes back when the next
     /// one has begun, and says until when it lasts.
     ///
     /// # Errors
-    /// What `another_turn` refused with. The request has surely not left then.
+    /// What `next_slot` refused with. The request has surely not left then.
     pub async fn send<R, T>(
         &self,
         credentials: &Credentials,
         order: &Order<'_>,
-        another_turn: impl Fn() -> T,
-    ) -> Result<Outcome, R>
+        next_slot: impl Fn() -> T,
+    ) -> Result<Observation, R>
     where
         T: Future<Output = Result<Instant, R>>,
     {
@@ -294,16 +294,16 @@ impl Provider {
                 },
             },
         };
-        // Escapes and credentials aside, this is what it takes: sixteen bytes a number.
+        // Without escapes and credentials, this is what it takes: sixteen bytes a number.
         let expected_len = 512 + order.body.len() + 16 * order.recipients.len();
         let (request, handover) = self.request(
             wire::SEND_SMS,
             request,
             expected_len,
             order.not_after,
-            order.turn,
+            order.slot_ends,
         );
-        let exchange = self.exchange(request, handover, another_turn).await?;
+        let exchange = self.exchange(request, handover, next_slot).await?;
         let duration = exchange.duration;
         Ok(match exchange.result {
             Ok(reply) => {
@@ -313,7 +313,7 @@ impl Provider {
                     order.body,
                 ];
                 let (verdict, code) = classify(&reply, &Answer::read(&reply.body), &secrets);
-                Outcome {
+                Observation {
                     verdict,
                     http_status: Some(reply.http_status),
                     code,
@@ -323,16 +323,16 @@ impl Provider {
             }
             Err(lost) => {
                 let (verdict, progress) = if lost.withdrawn {
-                    (Verdict::NotSent(lost.trouble), Progress::NotSent)
+                    (Verdict::NotSent(lost.failure), Progress::NotSent)
                 } else {
                     let answered = false;
-                    let verdict = Verdict::Unclear {
-                        trouble: lost.trouble,
+                    let verdict = Verdict::Indeterminate {
+                        failure: lost.failure,
                         answered,
                     };
                     (verdict, Progress::MaybeSent)
                 };
-                Outcome {
+                Observation {
                     verdict,
                     http_status: None,
                     code: None,
@@ -343,7 +343,7 @@ impl Provider {
         })
     }
 
-    /// Asks what the account has left: harmless, and so the probe that ends an account's pause.
+    /// Asks what the account has left: read-only, and so the probe that ends an account's pause.
     ///
     /// # Errors
     /// On anything but the provider's 200.
@@ -359,7 +359,7 @@ impl Provider {
         })
     }
 
-    /// Asks which senders are approved: harmless, and so the probe that ends a sender's pause.
+    /// Asks which senders are approved: read-only, and so the probe that ends a sender's pause.
     ///
     /// # Errors
     /// On anything but the provider's 200 with a list in it.
@@ -379,7 +379,7 @@ impl Provider {
         Ok(names.into_iter().map(str::to_owned).collect())
     }
 
-    /// Asks for one page, from 1, of the orders of some days by Turkish clocks: harmless. Whether `last` counts is not
+    /// Asks for one page, from 1, of the orders of some days by Turkish clocks: read-only. Whether `last` counts is not
     /// documented, nor is the order of the list, nor how soon a new order is in it; at most ten days.
     ///
     /// # Errors
@@ -403,7 +403,7 @@ impl Provider {
         ReportPage::read(&answer).ok_or_else(|| unlisted("orders"))
     }
 
-    /// Asks for one page, from 1, of the numbers of an order: harmless. A page has at most
+    /// Asks for one page, from 1, of the numbers of an order: read-only. A page has at most
     /// [`NUMBERS_A_PAGE`](Self::NUMBERS_A_PAGE).
     ///
     /// # Errors
@@ -440,7 +440,7 @@ impl Provider {
         let always = || std::future::pending::<Result<Instant, Infallible>>();
         let Ok(exchange) = self.exchange(request, handover, always).await;
         let reply = exchange.result.map_err(|lost| ProbeError {
-            trouble: lost.trouble,
+            failure: lost.failure,
             http_status: None,
         })?;
         let answer = Answer::read(&reply.body);
@@ -448,21 +448,21 @@ impl Provider {
             credentials.key.expose_secret(),
             credentials.hash.expose_secret(),
         ];
-        let trouble = match classify(&reply, &answer, &secrets).0 {
+        let failure = match classify(&reply, &answer, &secrets).0 {
             Verdict::Accepted(_) => return Ok(answer),
-            Verdict::Duplicate => Trouble::with_code(
+            Verdict::Duplicate => Failure::with_code(
                 ErrorClass::Unknown,
                 451,
                 "Code 451. The provider calls a question a repeated order.",
             ),
-            Verdict::Refused(trouble)
-            | Verdict::Blocked { trouble, .. }
-            | Verdict::Throttled { trouble, .. }
-            | Verdict::NotSent(trouble)
-            | Verdict::Unclear { trouble, .. } => trouble,
+            Verdict::Refused(failure)
+            | Verdict::Blocked { failure, .. }
+            | Verdict::Throttled { failure, .. }
+            | Verdict::NotSent(failure)
+            | Verdict::Indeterminate { failure, .. } => failure,
         };
         Err(ProbeError {
-            trouble,
+            failure,
             http_status: Some(reply.http_status),
         })
     }
@@ -474,14 +474,14 @@ impl Provider {
         request: T,
         expected_len: usize,
         not_after: Option<Instant>,
-        turn: Option<Instant>,
+        slot_ends: Option<Instant>,
     ) -> (RequestBuilder, Handover) {
         let mut json = Vec::with_capacity(expected_len);
         serde_json::to_writer(&mut json, &wire::Envelope { request })
             .expect("structs of texts always become JSON, and a Vec takes every byte");
         let mut url = self.base.clone();
         url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
-        let (handover, body) = Handover::of(Bytes::from(json), not_after, turn);
+        let (handover, body) = Handover::of(Bytes::from(json), not_after, slot_ends);
         let request = self
             .client
             .post(url)
@@ -495,7 +495,7 @@ impl Provider {
         &self,
         request: RequestBuilder,
         handover: Handover,
-        another_turn: impl Fn() -> T,
+        next_slot: impl Fn() -> T,
     ) -> Result<Exchange, R>
     where
         T: Future<Output = Result<Instant, R>>,
@@ -509,9 +509,9 @@ impl Provider {
             }
             tokio::select! {
                 answered = &mut answer => break answered,
-                turn = another_turn() => match turn {
-                    Ok(until) => handover.take_turn(until),
-                    // It waits for a turn, so nobody can have taken it.
+                slot = next_slot() => match slot {
+                    Ok(until) => handover.take_slot(until),
+                    // It waits for a slot_ends, so nobody can have taken it.
                     Err(refusal) => {
                         handover.withdraw();
                         return Err(refusal);
@@ -520,10 +520,10 @@ impl Provider {
             }
         };
         let result = match answered {
-            // Whatever that answers, it is not the request, which is still waiting for its turn.
+            // Whatever that answers, it is not the request, which is still waiting for its slot_ends.
             Ok(response) if handover.withdraw() => Err(Lost {
                 withdrawn: true,
-                trouble: Trouble::new(
+                failure: Failure::new(
                     ErrorClass::Network,
                     format!(
                         "The request was not sent: HTTP {} came before it could leave.",
@@ -534,8 +534,8 @@ impl Provider {
             Ok(response) => Ok(read(response).await),
             Err(error) => {
                 let withdrawn = handover.withdraw();
-                let trouble = self.trouble(error, withdrawn);
-                Err(Lost { withdrawn, trouble })
+                let failure = self.failure(error, withdrawn);
+                Err(Lost { withdrawn, failure })
             }
         };
         Ok(Exchange {
@@ -545,7 +545,7 @@ impl Provider {
     }
 
     /// Why no answer came, in one sentence.
-    fn trouble(&self, error: reqwest::Error, withdrawn: bool) -> Trouble {
+    fn failure(&self, error: reqwest::Error, withdrawn: bool) -> Failure {
         let (class, cause) = cause(error);
         let said = match (withdrawn, class) {
             (true, _) => format!("The request was not sent: {cause}."),
@@ -555,14 +555,14 @@ impl Provider {
             ),
             (false, _) => format!("The request was sent, and no answer came: {cause}."),
         };
-        Trouble::new(class, said)
+        Failure::new(class, said)
     }
 }
 
 fn unlisted(what: &str) -> ProbeError {
     let said = format!("The answer has no list of {what} where the documentation has it.");
     ProbeError {
-        trouble: Trouble::new(ErrorClass::Unknown, said),
+        failure: Failure::new(ErrorClass::Unknown, said),
         http_status: Some(200),
     }
 }
@@ -585,7 +585,7 @@ async fn read(mut response: Response) -> Reply {
                 let room = LONGEST_BODY - body.len();
                 body.extend_from_slice(&chunk[..chunk.len().min(room)]);
                 if chunk.len() > room {
-                    break Some(Trouble::new(
+                    break Some(Failure::new(
                         ErrorClass::Unknown,
                         format!(
                             "HTTP {http_status} with an answer of more than a megabyte, of which the rest was not read."
@@ -596,7 +596,7 @@ async fn read(mut response: Response) -> Reply {
             Err(error) => {
                 let (class, cause) = cause(error);
                 let said = format!("HTTP {http_status}, and then the answer broke off: {cause}.");
-                break Some(Trouble::new(class, said));
+                break Some(Failure::new(class, said));
             }
         }
     };

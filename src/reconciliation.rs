@@ -1,5 +1,5 @@
-//! Looking for orders whose answer was lost: which of the orders in the provider's reports can be a job's, and when is it
-//! settled?
+//! The rules of reconciliation: which orders in the provider's reports can belong to a job whose answer was lost, and when
+//! is that certain?
 //!
 //! The reports show sender, number of messages, time and numbers of an order, and never its text (provider documentation,
 //! get-reports and get-report). So one order that fits, that belongs to no job of ours, and that no other message of ours can
@@ -15,13 +15,13 @@ use uuid::Uuid;
 
 use crate::{lifecycle::OrderId, message::Recipient};
 
-/// How the search goes about it.
+/// The settings of reconciliation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconciling {
-    /// The pause between two questions to the provider, per account. What it allows is not documented; one a second is
-    /// thought to be gentle.
+    /// The time between two report calls of one account. The provider's limit is not documented; one call a second is assumed
+    /// to be safe.
     pub spacing: Duration,
-    /// How long after the last request nothing found means that nothing will be.
+    /// So long after the last request, no match means that there is no order.
     pub settle: Duration,
     /// How far the provider's clock and ours may be apart.
     pub margin: Duration,
@@ -42,9 +42,9 @@ pub struct ListedOrder {
     pub status: Option<i64>,
 }
 
-/// A job whose order is looked for.
+/// A job that is being reconciled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sought {
+pub struct ReconciliationTask {
     /// The job.
     pub job: Uuid,
     /// Its last claim.
@@ -57,35 +57,35 @@ pub struct Sought {
     pub is_commercial: bool,
     /// When the first request began that may have been accepted.
     pub since: DateTime<Utc>,
-    /// When the last one was given up.
+    /// When the last one ended without an answer.
     pub until: DateTime<Utc>,
     /// How long ago that is.
     pub settled_for: Duration,
-    /// How often the reports of that time were read before.
+    /// How many scans there were before.
     pub scans: u32,
-    /// How many of them, in a row, held nothing that fits.
+    /// How many of the latest scans found no match.
     pub clean_scans: u32,
 }
 
-/// What one reading of the reports means for one job.
+/// The result of one scan for one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Exactly one order fits, and nothing else of ours can have made it.
+    /// Exactly one order fits, and no other message of ours can have made it.
     Found(ListedOrder),
-    /// Nothing fits, and by now it would.
+    /// No order fits, and by now it would be visible.
     None,
-    /// Several orders fit, or one that another message of ours may have made: a person has to tell.
+    /// Several orders fit, or one that another message of ours may have made: a person has to resolve it.
     Several,
-    /// Too early to say.
+    /// Not certain yet: another scan follows.
     Again {
-        /// Whether the reports were read to their end and held nothing. `None`: they could not be read to their end.
+        /// Whether all reports were read and no order fits. `None`: not all could be read.
         clean: Option<bool>,
-        /// When to read them again.
+        /// When the next scan is due.
         after: Duration,
     },
 }
 
-impl Sought {
+impl ReconciliationTask {
     /// The days, by Turkish clocks, whose reports can hold the order: around midnight there are two.
     #[must_use]
     pub fn days(&self, margin: Duration) -> (NaiveDate, NaiveDate) {
@@ -126,8 +126,8 @@ impl Sought {
         }
     }
 
-    /// What the orders that fit mean. `contested`: another message of ours may have made one of them. `complete`: every report
-    /// of the time in question could be read.
+    /// The result of a scan that found these orders. `contested`: another message of ours may have made one of them. `complete`:
+    /// every report of the time in question was read.
     #[must_use]
     pub fn finding(
         &self,
@@ -145,7 +145,7 @@ impl Sought {
         }
         let settled = self.settled_for >= settings.settle;
         if fitting.is_empty() {
-            // One scan may have been unlucky with the pages of a growing list.
+            // One scan may miss an order, because the pages of a growing list shift.
             if settled && self.clean_scans >= 1 {
                 Finding::None
             } else {
@@ -160,8 +160,7 @@ impl Sought {
         }
     }
 
-    /// How long to wait before the reports are read again: ten questions' time, doubling up to five minutes; and once when the
-    /// settling time is over.
+    /// The time before the next scan: that of ten calls, doubling up to five minutes; and one scan when the settle time is over.
     #[must_use]
     pub fn pause(&self, settings: &Reconciling) -> Duration {
         let first = settings.spacing * 10;
@@ -196,8 +195,8 @@ mod tests {
             .collect()
     }
 
-    fn sought() -> Sought {
-        Sought {
+    fn task() -> ReconciliationTask {
+        ReconciliationTask {
             job: Uuid::from_u128(1),
             token: 2,
             sender: "BRAND".to_owned(),
@@ -226,7 +225,7 @@ mod tests {
         let fits = |change: &dyn Fn(&mut ListedOrder)| {
             let mut order = order();
             change(&mut order);
-            sought().may_be(&order, SETTINGS.margin)
+            task().may_be(&order, SETTINGS.margin)
         };
         assert!(fits(&|_| ()));
         assert!(!fits(&|order| order.sender = "Brand".to_owned()));
@@ -263,13 +262,13 @@ mod tests {
             (true, 1, &["905320000004"][..], false),
             (true, 0, &[][..], false),
         ] {
-            let sought = Sought {
+            let task = ReconciliationTask {
                 numbers: numbers(&three),
                 is_commercial,
-                ..sought()
+                ..task()
             };
             let order = ListedOrder { total, ..order() };
-            let fits = sought.may_be(&order, SETTINGS.margin) && sought.is_to(&numbers(to));
+            let fits = task.may_be(&order, SETTINGS.margin) && task.is_to(&numbers(to));
             assert_eq!(fits, expected, "{is_commercial} {total} {to:?}");
         }
     }
@@ -303,13 +302,13 @@ mod tests {
                 "2026-05-02",
             ),
         ] {
-            let sought = Sought {
+            let task = ReconciliationTask {
                 since: at(since),
                 until: at(until),
-                ..sought()
+                ..task()
             };
             assert_eq!(
-                sought.days(SETTINGS.margin),
+                task.days(SETTINGS.margin),
                 (day(first), day(last)),
                 "{since}"
             );
@@ -317,13 +316,13 @@ mod tests {
     }
 
     #[test]
-    fn one_that_fits_settles_it_several_and_none_take_their_time() {
-        let young = sought();
-        let settled = Sought {
+    fn one_that_fits_resolves_it_several_and_none_take_their_time() {
+        let young = task();
+        let settled = ReconciliationTask {
             settled_for: Duration::from_secs(900),
             scans: 1,
             clean_scans: 1,
-            ..sought()
+            ..task()
         };
         let one = || vec![order()];
         let two = || vec![order(), order()];
@@ -339,7 +338,7 @@ mod tests {
                 clean: Some(false), ..
             } => "again",
         };
-        for (name, sought, fitting, contested, complete, expected) in [
+        for (name, task, fitting, contested, complete, expected) in [
             ("one", &young, one(), false, true, "found"),
             ("one, late", &settled, one(), false, true, "found"),
             (
@@ -366,12 +365,12 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                shape(sought.finding(fitting, contested, complete, &SETTINGS)),
+                shape(task.finding(fitting, contested, complete, &SETTINGS)),
                 expected,
                 "{name}"
             );
         }
-        let once = Sought {
+        let once = ReconciliationTask {
             clean_scans: 0,
             ..settled
         };
@@ -385,12 +384,12 @@ mod tests {
     #[test]
     fn the_reports_are_read_ever_less_often_and_once_when_the_settling_time_is_over() {
         let pause = |scans, settled_for| {
-            let sought = Sought {
+            let task = ReconciliationTask {
                 scans,
                 settled_for: Duration::from_secs(settled_for),
-                ..sought()
+                ..task()
             };
-            sought.pause(&SETTINGS).as_secs()
+            task.pause(&SETTINGS).as_secs()
         };
         assert_eq!(pause(0, 0), 10);
         assert_eq!(pause(3, 0), 80);

@@ -1,7 +1,7 @@
 //! A stand-in for the iletiMerkezi SMS API on localhost: the same paths, fields, codes and oddities, no messages and no bills.
 //!
 //! The provider has no test environment; whoever writes against its API needs something to call that behaves like it, including on
-//! its bad days. The sandbox follows the provider's documentation (its pages are named where a rule rests on them). Where they are
+//! its bad days. The sandbox follows the provider's documentation (its pages are named where a rule comes from them). Where they are
 //! silent or contradict each other, the choice is a setting in [`Rules`], or stated beside the code.
 //!
 //! It shares no code with the worker of this crate, so that one misreading of the documentation cannot hide in both.
@@ -10,9 +10,9 @@
 //! |---|---|
 //! | `wire` | the JSON: what is found where, how replies are dressed |
 //! | `rules`, `numbers`, `parts`, `schedule` | what is said to an order on its own (pure) |
-//! | `books`, `guard`, `rate` | what depends on earlier orders: 451, 402, the rate; time is an argument (pure) |
+//! | `state`, `guard`, `rate` | what depends on earlier orders: 451, 402, the rate; time is an argument (pure) |
 //! | `reports` | what is told about earlier orders (pure) |
-//! | `faults` | trouble on demand |
+//! | `faults` | faults on demand |
 //! | `ledger` | what is written down |
 //! | `api`, `admin`, `link` | HTTP: the provider's part, the sandbox's own part, sockets that can be cut |
 //!
@@ -32,7 +32,6 @@
 
 mod admin;
 mod api;
-mod books;
 mod faults;
 mod guard;
 mod ledger;
@@ -44,6 +43,7 @@ mod reports;
 mod rules;
 mod schedule;
 mod span;
+mod state;
 mod wire;
 
 #[cfg(test)]
@@ -60,20 +60,20 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-pub use books::{Keep, Stats};
 pub use faults::{ActionMatch, Fault, FaultError, FaultKind, FaultMatch, FaultStatus, Times};
 pub use guard::Overlap;
 pub use ledger::{LedgerEntry, LedgerFilter, RequestRecord, fingerprint};
 pub use numbers::NumberSet;
 pub use rules::{APITEST, APITEST_TEXT, IysList, OverRate, Rules, Unsendable};
 pub use span::{Span, SpanError, parse_duration, show_duration};
+pub use state::{Keep, Stats};
 pub use wire::{Action, HttpStatus, OrderIdShape, ReplyStyle, Shape};
 
 use api::{Account, Clock, Shared};
-use books::Books;
 use faults::FaultPlan;
 use ledger::LedgerFile;
 use link::{Door, Links};
+use state::ProviderState;
 
 /// The first order gets this id, about where the provider's ids stand today.
 const FIRST_ORDER_ID: u64 = 312_891_245;
@@ -96,7 +96,7 @@ pub struct SandboxConfig {
     pub ledger_file: Option<PathBuf>,
     /// How much is kept in memory; default everything.
     pub keep: Keep,
-    /// The trouble that it starts with.
+    /// The faults that it starts with.
     pub faults: Vec<Fault>,
     /// The seed of everything drawn: chances and lengths of time.
     pub seed: u64,
@@ -188,7 +188,7 @@ impl Sandbox {
         let shared = Arc::new(Shared {
             clock: Clock::start(),
             accounts,
-            books: Mutex::new(Books::new(
+            state: Mutex::new(ProviderState::new(
                 fingerprints,
                 config.balance_sms,
                 config.keep,
@@ -210,7 +210,7 @@ impl Sandbox {
         let turns_away = Box::new(move || {
             let refused = doorman.faults.refuses();
             if refused {
-                doorman.books().note_refused_connection();
+                doorman.state().note_refused_connection();
             }
             refused
         });
@@ -359,18 +359,18 @@ impl SandboxHandle {
     /// Adds credits to every account.
     pub fn top_up(&self, sms: u64) {
         self.0
-            .books()
+            .state()
             .change_balances(|balance| balance.saturating_add(sms));
     }
 
     /// Sets the credits of every account.
     pub fn set_balance(&self, sms: u64) {
-        self.0.books().change_balances(|_| sms);
+        self.0.state().change_balances(|_| sms);
     }
 
     /// Credits of the first account.
     pub fn balance(&self) -> u64 {
-        self.0.books().balance(0)
+        self.0.state().balance(0)
     }
 
     /// All accepted orders, oldest first.
@@ -380,8 +380,8 @@ impl SandboxHandle {
 
     /// The accepted orders that a filter wants, oldest first.
     pub fn ledger_where(&self, filter: &LedgerFilter) -> Vec<LedgerEntry> {
-        // Copying pointers is quick; reading the entries need not keep the books from others.
-        let entries = self.0.books().entries().to_vec();
+        // Copying pointers is quick; reading the entries need not keep the state from others.
+        let entries = self.0.state().entries().to_vec();
         let wanted: Vec<LedgerEntry> = entries
             .iter()
             .filter(|entry| filter.fits(entry))
@@ -395,17 +395,17 @@ impl SandboxHandle {
 
     /// All requests that arrived, in the order in which they were decided.
     pub fn requests(&self) -> Vec<RequestRecord> {
-        self.0.books().requests().to_vec()
+        self.0.state().requests().to_vec()
     }
 
     /// How many requests arrived for an action.
     pub fn requests_for(&self, action: Action) -> u64 {
-        self.0.books().requests_for(action)
+        self.0.state().requests_for(action)
     }
 
     /// The counts.
     pub fn stats(&self) -> Stats {
-        self.0.books().stats()
+        self.0.state().stats()
     }
 
     /// The most recipients that arrived within any one closed second for one account. Orders of more than `rate_limit` recipients
@@ -427,7 +427,7 @@ impl SandboxHandle {
     /// Waits until so many orders were accepted; `false` if that has not come after `within`.
     pub async fn accepted(&self, orders: u64, within: Duration) -> bool {
         self.wait(within, |sandbox| {
-            sandbox.0.books().accepted_orders() >= orders
+            sandbox.0.state().accepted_orders() >= orders
         })
         .await
     }
@@ -464,6 +464,6 @@ impl SandboxHandle {
         self.clear_faults();
         self.release();
         self.change_rules(|rules| *rules = self.0.first_rules.clone());
-        self.0.books().reset(self.0.first_balance_sms);
+        self.0.state().reset(self.0.first_balance_sms);
     }
 }

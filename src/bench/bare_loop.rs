@@ -1,5 +1,5 @@
 //! The least that can do the same work: claim a batch, POST, write a batch down. No lease, no retry, no history, no limit, and
-//! what is in its hands when it dies is lost. What a figure of ours is worth is seen beside it.
+//! what it holds when it dies is lost. What a figure of ours is worth is seen beside it.
 //!
 //! It is meant to be hard to beat: it claims ahead while requests are under way, writes down whatever has come in while the last
 //! batch was being written, and nothing of it waits for anything else. It runs as a process of its own, so that its time on a
@@ -35,7 +35,7 @@ pub struct Task {
     pub database_url: String,
     /// Where to POST.
     pub provider_url: String,
-    /// Requests under way.
+    /// Requests in flight.
     pub concurrency: usize,
     /// It claims no further batch once it has claimed so many.
     pub at_most: u64,
@@ -126,7 +126,7 @@ pub(super) fn client() -> Result<Client, BenchError> {
 /// core can be looked up only while it is there.
 ///
 /// # Errors
-/// At the first trouble of any kind: there is nothing in it to get over one.
+/// At the first failure of any kind: there is nothing in it to get over one.
 pub async fn run() -> Result<(), BenchError> {
     let mut line = String::new();
     io::stdin()

@@ -37,7 +37,7 @@ pub(super) struct Drain<'a> {
     pub(super) workers: usize,
     pub(super) concurrency: usize,
     pub(super) latency: Duration,
-    /// How many jobs the rate is taken over.
+    /// How many jobs the rate is computed from.
     pub(super) jobs: u64,
     /// Whether more than these are waiting.
     pub(super) more: bool,
@@ -227,7 +227,7 @@ impl Drain<'_> {
             .with("worker_memory_mib", memory))
     }
 
-    /// Waits until the provider has had all, and, where nothing more is waiting, until all of it is on record.
+    /// Waits until the provider has had all, and, where nothing more is waiting, until all of it is recorded.
     async fn wait(
         &self,
         workers: &mut [Process],
@@ -260,7 +260,7 @@ impl Drain<'_> {
 
     async fn is_over(&self, workers: &[Process]) -> Result<bool, BenchError> {
         match self.by {
-            // Stopped in order, it records what it has; a bare loop would not.
+            // Stopped gracefully, it records what it has; a bare loop would not.
             Drainer::Workers if self.more => Ok(true),
             Drainer::Workers => {
                 let unfinished: bool = sqlx::query_scalar(include_str!("unfinished.sql"))

@@ -22,10 +22,10 @@ rm -rf -- "$1"
 kill -KILL 0"#;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// Longer than stopping in order may take a worker.
+/// Longer than a worker may take to stop gracefully.
 const STOP_DEADLINE: Duration = Duration::from_secs(40);
 
-/// Starts processes in a group of their own: the terminal's Ctrl-C goes to us alone, and we stop them in order. If this process
+/// Starts processes in a group of their own: the terminal's Ctrl-C goes to us alone, and we stop them gracefully. If this process
 /// is killed, a shell that waits for its end kills the group.
 pub struct Herd {
     program: PathBuf,
@@ -196,7 +196,7 @@ impl Process {
         .await
     }
 
-    /// Stops it in order, and waits until it has.
+    /// Stops it gracefully, and waits until it has.
     pub async fn stop(mut self) -> Result<(), BenchError> {
         let what = self.what;
         let failed = |source| BenchError::Start { what, source };

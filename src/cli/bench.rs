@@ -29,7 +29,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     jobs: u64,
 
-    /// Requests under way per worker
+    /// Requests in flight per worker
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]
     concurrency: usize,
 

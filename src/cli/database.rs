@@ -2,13 +2,12 @@
 
 use crate::{
     config::{DatabaseArgs, Misconfigured},
-    dispatch::chain,
-    outbox::{ConnectOptions, Outbox, OutboxError, SchemaState},
+    outbox::{ConnectOptions, Outbox, OutboxError, SchemaState, UNRELEASED, chain},
 };
 
 /// Where nothing better is known.
 pub(super) const ASK_DOCTOR: &str =
-    "`sms-outbox doctor` looks at everything that it rests on, one by one";
+    "`sms-outbox doctor` checks everything that is needed, one by one";
 
 /// Where a backup was restored.
 pub(super) const CONFIRM: &str =
@@ -33,12 +32,12 @@ pub(super) async fn open(args: &DatabaseArgs) -> anyhow::Result<Outbox> {
         // A role that may use the jobs need not be able to read our bookkeeping; what it may not do, it will be told.
         Err(OutboxError::Refused { .. }) => Ok(outbox),
         Err(error) => Err(explained(error)),
-        Ok(state) => Err(anyhow::anyhow!(schema_trouble(state).unwrap_or_default())),
+        Ok(state) => Err(anyhow::anyhow!(schema_failure(state).unwrap_or_default())),
     }
 }
 
 /// What is wrong with a schema, and what to do; `None` if nothing is.
-pub(super) fn schema_trouble(state: SchemaState) -> Option<String> {
+pub(super) fn schema_failure(state: SchemaState) -> Option<String> {
     match state {
         SchemaState::Current { .. } => None,
         SchemaState::Missing => Some(
@@ -46,6 +45,7 @@ pub(super) fn schema_trouble(state: SchemaState) -> Option<String> {
              database"
                 .to_owned(),
         ),
+        SchemaState::Unreleased => Some(UNRELEASED.to_owned()),
         SchemaState::Older { found, known } => Some(format!(
             "the schema sms_outbox is at version {found}, and this program needs {known}: run `sms-outbox migrate`"
         )),
@@ -73,7 +73,7 @@ fn cause(error: &OutboxError) -> Option<&sqlx::Error> {
         }
         OutboxError::Deadline { .. }
         | OutboxError::Unreadable { .. }
-        | OutboxError::Unconfirmed(_)
+        | OutboxError::AnotherDatabase(_)
         | OutboxError::Standby => None,
     }
 }
@@ -87,7 +87,7 @@ pub(super) fn advice(error: &OutboxError) -> &'static str {
         OutboxError::Unreadable { .. } => {
             "a later version may have written it: use the newest sms-outbox"
         }
-        OutboxError::Unconfirmed(_) => CONFIRM,
+        OutboxError::AnotherDatabase(_) => CONFIRM,
         OutboxError::Standby => STANDBY,
         OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. } => {
             advice_on(source)

@@ -1,4 +1,4 @@
-//! `sms-outbox doctor`: asks everything that the outbox rests on, one thing after another. What the answers mean is decided
+//! `sms-outbox doctor`: checks everything that the outbox needs, one thing after another. What the answers mean is decided
 //! in `judge`.
 
 mod judge;
@@ -14,14 +14,15 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::{
-    database::{ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, advice, schema_trouble},
+    database::{ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, advice, schema_failure},
     inspect::explain,
     text,
 };
 use crate::{
     config::{AccountSecrets, WorkerArgs, connections, shared_keys},
-    dispatch::chain,
-    outbox::{ConnectOptions, Outbox, OutboxError, PgBouncer, Pooling, SchemaState, SenderInUse},
+    outbox::{
+        ConnectOptions, Outbox, OutboxError, PgBouncer, Pooling, SchemaState, SenderInUse, chain,
+    },
     provider::{Balance, Credentials, ProbeError, Provider, ProviderConfig},
 };
 
@@ -259,8 +260,8 @@ async fn look(
             ));
         }
         Ok(state) => {
-            let trouble = schema_trouble(state).unwrap_or_default();
-            let (found, what) = trouble.split_once(": ").unwrap_or((&trouble, ""));
+            let failure = schema_failure(state).unwrap_or_default();
+            let (found, what) = failure.split_once(": ").unwrap_or((&failure, ""));
             report.add(Finding::fault("schema", found, what));
             report.add(Finding::skipped(
                 "queue",
@@ -274,9 +275,9 @@ async fn look(
         Ok(missing) => report.extend(judge::privileges(&missing, &facts.role)),
         Err(error) => failed(report, "privileges", &error)?,
     }
-    match outbox.installation().await {
-        Ok(found) => report.add(judge::installation(&found)),
-        Err(error) => failed(report, "installation", &error)?,
+    match outbox.identity().await {
+        Ok(found) => report.add(judge::identity(&found)),
+        Err(error) => failed(report, "database identity", &error)?,
     }
     let senders = match outbox.senders_in_use().await {
         Ok(senders) => senders,

@@ -17,7 +17,7 @@ use crate::{
     config::{DatabaseArgs, duration},
     lifecycle::{ErrorClass, Status},
     message::{Coding, ForeignNumbers, Parts, Recipient, estimate},
-    outbox::{AttemptRow, Filter, JobRow, PauseRow, QueueStat, Search},
+    outbox::{AttemptRow, Filter, JobRow, PauseRow, QueueStat, Reconciliation},
 };
 
 /// Of a listed job's numbers, as many are read at most. A bulk order has up to 50,000.
@@ -36,7 +36,7 @@ pub(super) struct ListArgs {
     #[arg(long, value_name = "NAME")]
     account: Option<String>,
 
-    /// Only jobs that met this class of trouble
+    /// Only jobs that met this class of failure
     #[arg(long, value_name = "CLASS", value_parser = PossibleValuesParser::new(ErrorClass::ALL.map(ErrorClass::as_str)))]
     class: Option<String>,
 
@@ -135,7 +135,7 @@ pub(super) async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
         // One more than asked for tells whether there are more.
         at_most: i64::from(args.limit) + 1,
         numbers_at_most: Some(LISTED_NUMBERS),
-        in_doubt: None,
+        indeterminate: None,
     };
     let mut jobs = outbox.list(&filter).await.map_err(explained)?;
     let now = outbox.now().await.map_err(explained)?;
@@ -170,7 +170,7 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     };
     let now = outbox.now().await.map_err(explained)?;
     let attempts = outbox.attempts(args.id).await.map_err(explained)?;
-    let search = outbox.search(args.id).await.map_err(explained)?;
+    let reconciliation = outbox.reconciliation_of(args.id).await.map_err(explained)?;
     let pauses: Vec<PauseRow> = outbox
         .pauses(Some(&job.account))
         .await
@@ -183,7 +183,7 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         let mut answer = job_json(&job, reveal);
         answer["attempts"] = json!(attempts);
-        answer["search"] = json!(search);
+        answer["reconciliation"] = json!(reconciliation);
         answer["pauses"] = json!(pauses);
         answer["explanation"] = json!(explanation);
         text::print_json(&answer)?;
@@ -201,9 +201,9 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     } else {
         answer.push_str(&attempt_table(&attempts, now, text::width()));
     }
-    if let Some(search) = &search {
+    if let Some(reconciliation) = &reconciliation {
         answer.push('\n');
-        answer.push_str(&search_sheet(search, now));
+        answer.push_str(&reconciliation_sheet(reconciliation, now));
     }
     text::print(&answer)?;
     Ok(ExitCode::SUCCESS)
@@ -213,7 +213,7 @@ pub(super) async fn stats(args: StatsArgs) -> anyhow::Result<ExitCode> {
     let outbox = open(&args.database).await?;
     let stats = outbox.stats().await.map_err(explained)?;
     // Whoever may only look need not be able to see this.
-    let found = outbox.installation().await.ok();
+    let found = outbox.identity().await.ok();
     let stands_still = found
         .and_then(|found| found.change())
         .map(|change| format!("Nothing is sent, because {change}; {CONFIRM}\n"));
@@ -421,12 +421,12 @@ fn job_sheet(job: &JobRow, now: DateTime<Utc>, reveal: Reveal) -> String {
         ("claimed", at(&job.claimed_at)),
         ("by worker", job.worker.clone()),
         ("lease until", at(&job.lease_until)),
-        ("in doubt since", at(&job.ambiguous_since)),
+        ("indeterminate", at(&job.ambiguous_since)),
         ("sent", at(&job.sent_at)),
         ("finished", at(&job.finished_at)),
         ("order", job.order_id.clone()),
         ("duplicate of", job.duplicate_of.map(|id| id.to_string())),
-        ("trouble", error),
+        ("failure", error),
         (
             "key",
             job.idempotency_key.as_deref().map(|key| reveal.key(key)),
@@ -453,7 +453,7 @@ fn attempt_table(attempts: &[AttemptRow], now: DateTime<Utc>, width: Option<u16>
         let took = attempt
             .duration_ms
             .map_or_else(String::new, |ms| span(i64::from(ms)));
-        // Neither is counted against max_attempts: a given-back attempt, and what somebody else noticed.
+        // Neither is counted against max_attempts: a released attempt, and what somebody else noticed.
         let number = if attempt.counted {
             attempt.attempt.to_string()
         } else {
@@ -471,30 +471,30 @@ fn attempt_table(attempts: &[AttemptRow], now: DateTime<Utc>, width: Option<u16>
     text::lines(&table)
 }
 
-/// How the search for an order in the provider's reports stands, and the orders that may be it.
-pub(super) fn search_sheet(search: &Search, now: DateTime<Utc>) -> String {
-    let scans = usize::try_from(search.scans).unwrap_or(0);
-    let stand = match search.outcome.as_deref() {
+/// The reconciliation of a job, and the orders that may be its own.
+pub(super) fn reconciliation_sheet(reconciliation: &Reconciliation, now: DateTime<Utc>) -> String {
+    let scans = usize::try_from(reconciliation.scans).unwrap_or(0);
+    let stand = match reconciliation.outcome.as_deref() {
         Some("found") => "found in the provider's reports".to_owned(),
         Some("none") => format!(
-            "not in the provider's reports ({}); somebody has to decide",
+            "not in the provider's reports ({}); a person has to resolve it",
             count(scans, "reading")
         ),
-        Some("several") => "not settled: somebody has to tell which it is".to_owned(),
+        Some("several") => "several orders fit; a person has to resolve it".to_owned(),
         Some(_) | None => {
-            let next = search.next_in_ms.filter(|ms| *ms > 0);
+            let next = reconciliation.next_in_ms.filter(|ms| *ms > 0);
             let next = next.map_or_else(|| "now".to_owned(), |ms| format!("in {}", span(ms)));
             format!(
-                "being looked for in the provider's reports ({} so far), next {next}",
+                "reconciliation with the provider's reports goes on ({} so far), next {next}",
                 count(scans, "reading")
             )
         }
     };
-    let mut sheet = format!("{:<15} {stand}\n", "its order");
-    if let Some(note) = &search.note {
+    let mut sheet = format!("{:<15} {stand}\n", "reconciliation");
+    if let Some(note) = &reconciliation.note {
         sheet.push_str(&format!("{:<15} {note}\n", "last reading"));
     }
-    for candidate in search.candidates.iter() {
+    for candidate in reconciliation.candidates.iter() {
         let state = match candidate.status {
             Some(113) => "being sent",
             Some(114) => "completed",

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{DatabaseArgs, Misconfigured},
     lifecycle::{ErrorClass, OrderId, Status},
-    outbox::{Cancelled, Filter, Outbox, OutboxError, Resolution, Resolved, Search},
+    outbox::{Cancelled, Filter, Outbox, OutboxError, Reconciliation, Resolution, Resolved},
 };
 
 /// As many are changed by one statement. A million in one would outlive its deadline.
@@ -33,7 +33,7 @@ struct Selection {
     #[arg(long, value_name = "NAME", conflicts_with = "ids")]
     account: Option<String>,
 
-    /// All that met this class of trouble last
+    /// All that met this class of failure last
     #[arg(long, value_name = "CLASS", conflicts_with = "ids",
           value_parser = PossibleValuesParser::new(ErrorClass::ALL.map(ErrorClass::as_str)))]
     class: Option<String>,
@@ -171,7 +171,7 @@ impl Deed {
         let (why, fine) = match (self, status) {
             (_, None) => ("there is no such job (it may have been pruned)", false),
             (Self::Cancel, Some(Status::Queued)) => (
-                "it keeps being taken up and put back; cancel it again in a moment",
+                "it keeps being claimed and released; cancel it again in a moment",
                 false,
             ),
             (Self::Cancel, Some(Status::Sending)) => (
@@ -184,7 +184,7 @@ impl Deed {
                 false,
             ),
             (Self::Cancel, Some(Status::Uncertain)) => (
-                "it may have been sent, and is not sent again by itself; `sms-outbox resolve` settles it",
+                "it may have been sent, and is not sent again by itself; `sms-outbox resolve` resolves it",
                 false,
             ),
             (Self::Cancel, Some(Status::Expired)) => {
@@ -204,7 +204,7 @@ impl Deed {
                 false,
             ),
             (Self::Retry, Some(Status::Uncertain)) => (
-                "it may have been sent, so it takes a decision: look for it in the provider's panel, then `sms-outbox \
+                "it may have been sent, so a person has to resolve it: look for it in the provider's panel, then `sms-outbox \
                  resolve ID --sent, --resend or --fail`",
                 false,
             ),
@@ -260,23 +260,23 @@ async fn run(
         at_most: i64::MAX,
         ..Filter::default()
     };
-    // Those that may have been sent already. A retry of many passes them over; a retry by id is a decision.
-    let mut in_doubt = Vec::new();
+    // Those that may have been sent already. A retry of many passes them over; a retry by id is deliberate.
+    let mut indeterminate = Vec::new();
     let ids = if by_id {
         let mut ids = selection.ids;
         ids.sort_unstable();
         ids.dedup();
         filter.ids = Some(ids.clone());
         if deed == Deed::Retry {
-            filter.in_doubt = Some(true);
-            in_doubt = outbox.matching(&filter).await.map_err(explained)?;
+            filter.indeterminate = Some(true);
+            indeterminate = outbox.matching(&filter).await.map_err(explained)?;
         }
         ids
     } else {
         if deed == Deed::Retry {
-            filter.in_doubt = Some(true);
-            in_doubt = outbox.matching(&filter).await.map_err(explained)?;
-            filter.in_doubt = Some(false);
+            filter.indeterminate = Some(true);
+            indeterminate = outbox.matching(&filter).await.map_err(explained)?;
+            filter.indeterminate = Some(false);
         }
         filter.at_most = selection.limit.map_or(i64::MAX, i64::from);
         outbox.matching(&filter).await.map_err(explained)?
@@ -307,7 +307,7 @@ async fn run(
     }
     answer
         .may_have_been_sent
-        .extend(answer.done.iter().filter(|id| in_doubt.contains(id)));
+        .extend(answer.done.iter().filter(|id| indeterminate.contains(id)));
     if selection.json {
         text::print_json(&answer)?;
     } else if by_id {
@@ -330,11 +330,11 @@ async fn run(
             count(answer.may_have_been_sent.len() - 20, "job")
         );
     }
-    if !by_id && !in_doubt.is_empty() {
+    if !by_id && !indeterminate.is_empty() {
         eprintln!(
             "note: {} left as it was, because it may have been sent already; by its id it can be retried all the same: {}",
-            count(in_doubt.len(), "failed job"),
-            text::listed(in_doubt.iter().take(5))
+            count(indeterminate.len(), "failed job"),
+            text::listed(indeterminate.iter().take(5))
         );
     }
     if by_id && answer.left.iter().any(|left| !left.fine) {
@@ -420,20 +420,23 @@ async fn show_choices(database: &DatabaseArgs, id: Uuid) -> anyhow::Result<ExitC
         anyhow::bail!("there is no job {id}");
     };
     let now = outbox.now().await.map_err(explained)?;
-    let search = outbox.search(id).await.map_err(explained)?;
+    let reconciliation = outbox.reconciliation_of(id).await.map_err(explained)?;
     let mut said = format!("{:<15} {id}\n{:<15} {status}\n", "job", "status");
-    match &search {
-        Some(search) => said.push_str(&inspect::search_sheet(search, now)),
-        None => said.push_str("Its order has not been looked for in the provider's reports.\n"),
+    match &reconciliation {
+        Some(reconciliation) => said.push_str(&inspect::reconciliation_sheet(reconciliation, now)),
+        None => said.push_str("No reconciliation with the provider's reports has begun.\n"),
     }
     if *status == Status::Uncertain {
-        let order = search.as_ref().map(Search::orders).unwrap_or_default();
+        let order = reconciliation
+            .as_ref()
+            .map(Reconciliation::orders)
+            .unwrap_or_default();
         let order = match order.as_slice() {
             [one] => one.as_str(),
             _ => "ORDER",
         };
         said.push_str(&format!(
-            "\nNothing was changed. Settle it with one of:\n\
+            "\nNothing was changed. Resolve it with one of:\n\
              \x20 sms-outbox resolve {id} --sent {order}\n\
              \x20 sms-outbox resolve {id} --resend   (it may arrive twice)\n\
              \x20 sms-outbox resolve {id} --fail\n"
@@ -469,16 +472,16 @@ pub(super) async fn resolve(args: ResolveArgs) -> anyhow::Result<ExitCode> {
             )
         }
         Resolved::Expired => anyhow::bail!(
-            "{id} cannot be sent again: its expires_at has come. It is still uncertain; settle it with --sent or --fail"
+            "{id} cannot be sent again: its expires_at has come. It is still uncertain; resolve it with --sent or --fail"
         ),
         Resolved::NotUncertain(status) => anyhow::bail!(
             "{id} is {status}, not uncertain, and was left as it is. {}",
             match status {
                 Status::Failed => "`sms-outbox retry` puts a failed job back into the queue",
-                Status::Queued => "`sms-outbox cancel` takes a queued job out",
+                Status::Queued => "`sms-outbox cancel` cancels a queued job",
                 Status::Sending => "Its request is on its way: wait for the answer",
                 Status::Sent | Status::Expired | Status::Cancelled | Status::Uncertain =>
-                    "There is nothing to settle: `sms-outbox show` tells what happened",
+                    "There is nothing to resolve: `sms-outbox show` tells what happened",
             }
         ),
     }

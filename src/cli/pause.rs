@@ -17,8 +17,8 @@ use crate::{
     outbox::{Filter, Promotions},
 };
 
-/// How many jobs one statement sets aside.
-const ASIDE: usize = 5_000;
+/// How many jobs one statement makes uncertain.
+const AT_ONCE: usize = 5_000;
 
 /// Whom: an account, or a part of it.
 #[derive(Args, Debug)]
@@ -84,7 +84,7 @@ pub(super) struct ResumeArgs {
     #[arg(long, conflicts_with_all = ["sender", "iys"])]
     all: bool,
 
-    /// Send from this database, although it is not the one that the queue was noted in: a restored backup, or a promoted
+    /// Send from this database, although it is not the pinned one: a restored backup, or a promoted
     /// standby. Never in a copy for staging
     ///
     /// What was sent after the backup was made (or had not reached the standby) looks unsent here. Jobs that were due by then
@@ -118,7 +118,7 @@ enum Waiting {
     /// They stay queued and are sent: right where a second message does less harm than none, and where the backup is seconds
     /// old
     Send,
-    /// They are set aside, for a person or the provider's reports to settle: right where nobody may get a message twice
+    /// They become uncertain, for reconciliation or a person to resolve: right where nobody may get a message twice
     Uncertain,
 }
 
@@ -222,7 +222,7 @@ pub(super) async fn resume(args: ResumeArgs) -> anyhow::Result<ExitCode> {
         };
     } else if ended.iter().any(|pause| pause.error_class.is_some()) {
         said.push_str(
-            "If the trouble behind it is not over, the next request meets it and pauses again.\n",
+            "If the failure behind it is not over, the next request meets it and pauses again.\n",
         );
     }
     let rest = outbox
@@ -241,7 +241,7 @@ async fn after_restore(args: ResumeArgs) -> anyhow::Result<ExitCode> {
         return Err(Misconfigured("--due-by goes with --waiting uncertain".to_owned()).into());
     }
     let outbox = open(&args.database).await?;
-    let found = outbox.installation().await.map_err(explained)?;
+    let found = outbox.identity().await.map_err(explained)?;
     let promotions = args.promotions.map(|what| match what {
         OnPromotion::Stop => Promotions::Stop,
         OnPromotion::GoOn => Promotions::GoOn,
@@ -249,12 +249,12 @@ async fn after_restore(args: ResumeArgs) -> anyhow::Result<ExitCode> {
     let Some(change) = found.change() else {
         if promotions.is_some() {
             outbox
-                .confirm_installation(&operator(), promotions)
+                .confirm_identity(&operator(), promotions)
                 .await
                 .map_err(explained)?;
         }
         text::print(
-            "This is the database that the queue was noted in: there is nothing to resume, and no job was changed.\n",
+            "This is the pinned database: there is nothing to resume, and no job was changed.\n",
         )?;
         return Ok(ExitCode::SUCCESS);
     };
@@ -262,22 +262,22 @@ async fn after_restore(args: ResumeArgs) -> anyhow::Result<ExitCode> {
     let by = args.due_by.unwrap_or(now);
     let open_jobs = outbox.open_jobs(by).await.map_err(explained)?;
     // Before it is confirmed: until then no worker claims any of them.
-    let mut aside = 0;
+    let mut uncertain = 0;
     if args.waiting == Waiting::Uncertain {
         loop {
             let batch = outbox
-                .set_waiting_aside(by, ASIDE)
+                .waiting_to_uncertain(by, AT_ONCE)
                 .await
                 .map_err(explained)?
                 .len();
             if batch == 0 {
                 break;
             }
-            aside += batch;
+            uncertain += batch;
         }
     }
     outbox
-        .confirm_installation(&operator(), promotions)
+        .confirm_identity(&operator(), promotions)
         .await
         .map_err(explained)?;
     let mut said = format!("Confirmed, although {change}.\n");
@@ -295,12 +295,12 @@ async fn after_restore(args: ResumeArgs) -> anyhow::Result<ExitCode> {
         }
         Waiting::Send => String::new(),
         Waiting::Uncertain => format!(
-            "{} set aside as uncertain: workers look for their orders in the provider's reports, and what they do not find is \
-             left to `sms-outbox resolve`.\n",
-            count(aside, "job")
+            "{} made uncertain: workers reconcile them with the provider's reports, and what they do not find is left to \
+             `sms-outbox resolve`.\n",
+            count(uncertain, "job")
         ),
     });
-    said.push_str("Workers go on within a few seconds.\n");
+    said.push_str("Workers resume sending within a few seconds.\n");
     text::print(&said)?;
     Ok(ExitCode::SUCCESS)
 }

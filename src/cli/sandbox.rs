@@ -100,7 +100,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME[-TIME]", default_value = "0ms")]
     latency: Span,
 
-    /// Trouble on demand, such as 'accept-drop*2'; --help lists all kinds. May be repeated; the first that matches strikes.
+    /// A fault on demand, such as 'accept-drop*2'; --help lists all kinds. May be repeated; the first that matches is used.
     #[arg(long = "fault", value_name = "FAULT")]
     faults: Vec<Fault>,
 

@@ -22,12 +22,11 @@ use super::{
 };
 use crate::{
     config::{DatabaseArgs, Misconfigured, boolean, duration},
-    dispatch::chain,
     lifecycle::Status,
     message::{
         Bulk, ForeignNumbers, Iys, IysList, MAX_RECIPIENTS, MessageError, NewMessage, Priority,
     },
-    outbox::{Filter, Outbox},
+    outbox::{Filter, Outbox, chain},
     producer::{EnqueueError, Enqueued},
 };
 use draft::Draft;
@@ -106,12 +105,12 @@ pub(super) struct SendArgs {
     #[arg(long, value_name = "MOMENT", group = "end", value_parser = moment)]
     expires_at: Option<DateTime<Utc>>,
 
-    /// Hand it over when due, and let the provider send it at this moment (rounded up to the minute). --due-at is the safer
-    /// way: what the provider has accepted cannot be cancelled here
+    /// Place the order when due, and let the provider send it at this moment (rounded up to the minute). --due-at is the
+    /// safer way: what the provider has accepted cannot be cancelled here
     #[arg(long, value_name = "MOMENT", value_parser = moment)]
     provider_send_at: Option<DateTime<Utc>>,
 
-    /// A key that makes repeating this command harmless: an account has one job with it at most, also after that has ended
+    /// A key that makes this command safe to repeat: an account has one job with it at most, also after that has ended
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 

@@ -27,12 +27,12 @@ pub(super) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
             other => other.into(),
         })?;
     match ended {
-        Ended::InOrder => Ok(ExitCode::SUCCESS),
+        Ended::Gracefully => Ok(ExitCode::SUCCESS),
         Ended::Interrupted | Ended::Broken => Ok(ExitCode::FAILURE),
     }
 }
 
-/// The first signal stops in order, the second one at once.
+/// The first signal stops gracefully, the second one at once.
 pub(super) fn listen(stops: &Stops) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

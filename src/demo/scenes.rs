@@ -35,8 +35,8 @@ enum Ends {
     Sent,
     /// Sent; one number was left out.
     SentToTheRest,
-    /// Sent, but by its twin.
-    SentByTwin,
+    /// Sent, as a duplicate of its original.
+    SentAsDuplicate,
     /// Sent, and only the provider's duplicate guard could say so.
     SentAndProved,
     /// Failed: no number could be read.
@@ -165,7 +165,7 @@ pub(super) async fn write(pool: &PgPool) -> Result<Vec<Role>, DemoError> {
     role(
         "the same message once more, half a second later",
         Some(enqueue(pool, &again).await?),
-        Ends::SentByTwin,
+        Ends::SentAsDuplicate,
     );
 
     let keyed = NewMessage::new(
@@ -186,7 +186,7 @@ pub(super) async fn write(pool: &PgPool) -> Result<Vec<Role>, DemoError> {
         Iys::Transactional,
     )?;
     role(
-        "the provider is out of order, twice",
+        "the provider is unavailable, twice",
         Some(enqueue(pool, &refused).await?),
         Ends::Sent,
     );
@@ -324,7 +324,7 @@ pub(super) async fn look(outbox: &Outbox, cast: &mut [Role]) -> Result<Vec<News>
 
 /// One step of a message's way, in a few words.
 fn step(row: &JobRow) -> String {
-    let trouble = || {
+    let failure = || {
         let code = row
             .error_code
             .map(|code| format!(" {code}"))
@@ -340,7 +340,7 @@ fn step(row: &JobRow) -> String {
         row.duplicate,
     ) {
         ("sent", true, _) => format!(
-            "sent by its twin, order {}",
+            "sent as a duplicate, order {}",
             row.order_id.as_deref().unwrap_or("unknown")
         ),
         ("sent", false, true) => "sent: the repeat met the duplicate guard (451)".to_owned(),
@@ -348,8 +348,8 @@ fn step(row: &JobRow) -> String {
             "sent, order {}",
             row.order_id.as_deref().unwrap_or("unknown")
         ),
-        ("queued", ..) if row.error_class.is_some() => format!("queued again{}", trouble()),
-        ("failed", ..) => format!("failed{}", trouble()),
+        ("queued", ..) if row.error_class.is_some() => format!("queued again{}", failure()),
+        ("failed", ..) => format!("failed{}", failure()),
         (status, ..) => status.to_owned(),
     }
 }
@@ -375,7 +375,7 @@ fn check_one(role: &Role, ledger: &[LedgerEntry]) -> Check {
     let is = |status: &str| row.is_some_and(|row| row.status == status);
     let has_order = row.is_some_and(|row| row.order_id.is_some());
     let duplicate = row.is_some_and(|row| row.duplicate);
-    let has_twin = row.is_some_and(|row| row.duplicate_of.is_some());
+    let has_original = row.is_some_and(|row| row.duplicate_of.is_some());
     let rejected = row
         .and_then(|row| row.rejected_recipients.as_ref())
         .map_or(0, Vec::len);
@@ -395,12 +395,12 @@ fn check_one(role: &Role, ledger: &[LedgerEntry]) -> Check {
             is("sent") && rejected == 1,
             "sent; the unreadable number is listed",
         ),
-        Ends::SentByTwin => (
-            is("sent") && duplicate && has_twin && has_order && accepted == 1,
-            "sent once, by its twin",
+        Ends::SentAsDuplicate => (
+            is("sent") && duplicate && has_original && has_order && accepted == 1,
+            "sent once, as a duplicate",
         ),
         Ends::SentAndProved => (
-            is("sent") && duplicate && !has_twin && accepted == 1,
+            is("sent") && duplicate && !has_original && accepted == 1,
             "sent once, as 451 proves",
         ),
         Ends::FailedForNumbers => {

@@ -1,4 +1,4 @@
-//! The last question before a request: is its slot open, and may it still be sent?
+//! The pre-send check: is the slot of the request open, and may the job still be sent?
 
 use std::{
     sync::PoisonError,
@@ -7,26 +7,27 @@ use std::{
 
 use tokio::sync::MutexGuard;
 
-use super::{Dispatch, Lane, letter::Letter, situation};
+use super::{AccountState, Dispatch, job_state, parse::ParsedJob};
 use crate::{
-    lifecycle::{Admission, ErrorClass, Settlement, Trouble},
+    lifecycle::{ErrorClass, Failure, Outcome, PreSendCheck},
+    metrics::Metrics,
     outbox::{Claim, Slots},
 };
 
-/// How far ahead of the present slots are reserved. An urgent message waits behind no more than this, unless one of many
-/// recipients is before it: that one needs a gap, and reserves up to a second ahead, one at a time.
+/// How far ahead slots are reserved. An urgent message waits no longer than this, unless a message to many recipients is
+/// before it: that one needs a gap, and reserves up to a second ahead, one at a time.
 const HORIZON: Duration = Duration::from_millis(40);
-/// How far ahead the next of those who missed their slots reserves another. Further than claims do, or they would take every
-/// slot before it.
+/// How far ahead a message that missed its slot reserves another. Further than claims do, because claims would take every slot
+/// before it.
 const LATE_HORIZON: Duration = Duration::from_secs(1);
-/// How late a message may leave its slot at least; more where the database is far away.
-const SLACK: Duration = Duration::from_millis(20);
-/// As much of it is left to the way to the provider, who counts what arrives: a message that leaves in time and is slow, and one
-/// a second later that is quick, must not meet.
+/// The least lateness tolerance: how late in its slot a message may leave. It is larger where the database is far away.
+const TOLERANCE: Duration = Duration::from_millis(20);
+/// The part of the tolerance that is kept for the network. The provider counts what arrives: a slow message, and a fast one that
+/// leaves a second later, must not arrive in the same second.
 const ON_ITS_WAY: Duration = Duration::from_millis(10);
-/// The most slack, however far the database is.
-const MOST_SLACK: Duration = Duration::from_millis(500);
-/// So many answers of the database in a row have to be late before slots last longer.
+/// The largest tolerance, however far the database is.
+const MOST_TOLERANCE: Duration = Duration::from_millis(500);
+/// So many answers of the database in a row have to be late before the tolerance grows.
 pub(super) const ROUND_TRIPS: usize = 4;
 
 /// The right to make one request. Made by the gate, consumed by sending.
@@ -35,17 +36,17 @@ pub(super) struct Permit {
     /// process may be frozen right behind the gate: what has not left by then must not leave at all.
     pub(super) until: Instant,
     /// When its slot is over. What has not left by then needs another; `None`: there is no limit.
-    pub(super) turn: Option<Instant>,
+    pub(super) slot_ends: Option<Instant>,
 }
 
-/// Why the gate let a claim not through.
-pub(super) enum Held {
+/// Why a claimed job is not sent.
+pub(super) enum Withheld {
     /// The worker is stopping.
     Stopping,
-    /// A message of equal content is under way.
-    Twin,
-    /// Time has decided against it.
-    Refused(Admission),
+    /// A message of equal content is in flight.
+    Duplicate,
+    /// The pre-send check refused it.
+    Refused(PreSendCheck),
 }
 
 /// Ten milliseconds in which one message may leave.
@@ -55,44 +56,44 @@ pub(super) struct Slot<'a> {
     received: Instant,
     wait_us: i64,
     /// How late after its beginning the message may leave: as much as was reserved for it, whatever has changed since.
-    slack: Duration,
-    /// Who missed a slot keeps the others who did waiting until the new one has begun.
+    tolerance: Duration,
+    /// A message that missed its slot makes the others that did wait until its new slot begins.
     _first_in_line: Option<MutexGuard<'a, ()>>,
 }
 
 impl Slot<'_> {
     /// What the claim reserved; `None` for what needs no slot.
     pub(super) fn of(claim: &Claim) -> Option<Self> {
-        claim.slack.map(|slack| Self {
+        claim.tolerance.map(|tolerance| Self {
             asked: claim.asked,
             received: claim.received,
             wait_us: claim.wait_us.into(),
-            slack,
+            tolerance,
             _first_in_line: None,
         })
     }
 
-    /// Judged by the latest moment at which it can have begun.
+    /// Its beginning, at the latest.
     fn opens(&self) -> Instant {
         shifted(self.received, self.wait_us.max(0))
     }
 
-    /// Judged by the earliest moment at which it can have begun.
+    /// Its end, at the earliest.
     fn closes(&self) -> Instant {
-        shifted(self.asked, self.wait_us) + self.slack.saturating_sub(ON_ITS_WAY)
+        shifted(self.asked, self.wait_us) + self.tolerance.saturating_sub(ON_ITS_WAY)
     }
 }
 
 impl Dispatch {
-    /// Waits for the slot that was reserved, and asks once more whether it may still be sent, by a clock that cannot be set.
+    /// Waits for the slot that was reserved, and checks once more whether the job may be sent, by the monotonic clock.
     pub(super) async fn gate<'a>(
         &self,
-        lane: &'a Lane,
+        account: &'a AccountState,
         claim: &Claim,
-        letter: &Letter,
+        parsed: &ParsedJob,
         mut slot: Option<Slot<'a>>,
-    ) -> Result<Permit, Held> {
-        let limited = claim.slack.is_some();
+    ) -> Result<Permit, Withheld> {
+        let limited = claim.tolerance.is_some();
         loop {
             if let Some(slot) = &slot
                 && self
@@ -100,67 +101,67 @@ impl Dispatch {
                     .await
                     .is_none()
             {
-                return Err(Held::Stopping);
+                return Err(Withheld::Stopping);
             }
             if self.stop.is_cancelled() {
-                return Err(Held::Stopping);
+                return Err(Withheld::Stopping);
             }
             let until = Instant::now() + self.settings.policy.request_timeout;
-            match self.settings.policy.admit(&situation(claim)) {
-                Admission::Send => {}
-                refused => return Err(Held::Refused(refused)),
+            match self.settings.policy.check(&job_state(claim)) {
+                PreSendCheck::Send => {}
+                refused => return Err(Withheld::Refused(refused)),
             }
-            let turn = slot.take().map(|slot| slot.closes());
-            if !limited || turn.is_some_and(|turn| Instant::now() <= turn) {
-                return Ok(Permit { until, turn });
+            let slot_ends = slot.take().map(|slot| slot.closes());
+            if !limited || slot_ends.is_some_and(|end| Instant::now() <= end) {
+                return Ok(Permit { until, slot_ends });
             }
             // Forfeited: leaving now could meet another's slot in one second.
-            if turn.is_some() {
-                lane.metrics.slots_forfeited.inc();
+            if slot_ends.is_some() {
+                account.metrics.slots_forfeited.inc();
             }
             // Boxed: a call to the database makes a future of 13 kB, which every job would carry about though few make one.
-            slot = Box::pin(self.another_slot(lane, claim, letter)).await;
+            slot = Box::pin(self.reserve_another(account, claim, parsed)).await;
         }
     }
 
     /// As [`gate`](Self::gate), for a request that missed its slot behind the gate, because connecting took long: says until
     /// when it may leave.
-    pub(super) async fn another_turn(
+    pub(super) async fn next_slot(
         &self,
-        lane: &Lane,
+        account: &AccountState,
         claim: &Claim,
-        letter: &Letter,
-    ) -> Result<Instant, Held> {
-        lane.metrics.slots_forfeited.inc();
-        let permit = self.gate(lane, claim, letter, None).await?;
-        Ok(permit.turn.unwrap_or(permit.until))
+        parsed: &ParsedJob,
+    ) -> Result<Instant, Withheld> {
+        account.metrics.slots_forfeited.inc();
+        let permit = self.gate(account, claim, parsed, None).await?;
+        Ok(permit.slot_ends.unwrap_or(permit.until))
     }
 
-    /// Reserves anew. `None`: not now, and the caller asks again.
-    async fn another_slot<'a>(
+    /// Reserves another slot. `None`: none is free now, and the caller tries again.
+    async fn reserve_another<'a>(
         &self,
-        lane: &'a Lane,
+        account: &'a AccountState,
         claim: &Claim,
-        letter: &Letter,
+        parsed: &ParsedJob,
     ) -> Option<Slot<'a>> {
-        // Urgent ones do not line up. The others ask one after the other: many that are late together would fill a second in
-        // advance, and keep an urgent one waiting for it.
+        // Urgent messages do not queue here. The others reserve one after the other: many late ones would otherwise fill the
+        // next second together, and an urgent message would wait for it.
         let first_in_line = if claim.urgent() {
             None
         } else {
-            Some(self.unless_stopping(lane.late.lock()).await?)
+            Some(self.unless_stopping(account.late.lock()).await?)
         };
         let slots = Slots {
             horizon: LATE_HORIZON,
-            ..self.slots(lane)
+            ..self.slots(account)
         };
         let asked = Instant::now();
         let pause = match self
             .outbox
             .reserve_slot(
-                &lane.account,
+                &account.name,
                 slots,
-                letter.recipients.len(),
+                parsed.recipients.len(),
                 claim.urgent(),
             )
             .await
@@ -168,12 +169,12 @@ impl Dispatch {
             Ok(Some(us)) => {
                 self.outage.over();
                 let received = Instant::now();
-                lane.follow(received - asked);
+                account.follow(received - asked);
                 return Some(Slot {
                     asked,
                     received,
                     wait_us: us.into(),
-                    slack: slots.slack,
+                    tolerance: slots.tolerance,
                     _first_in_line: first_in_line,
                 });
             }
@@ -184,20 +185,20 @@ impl Dispatch {
         None
     }
 
-    /// The limit, as a claim of this account is to apply it now.
-    pub(super) fn slots(&self, lane: &Lane) -> Slots {
+    /// The limit that a claim of this account applies now.
+    pub(super) fn slots(&self, account: &AccountState) -> Slots {
         Slots {
             per_second: self.settings.rate_per_second,
-            slack: lane.slack(),
+            tolerance: account.tolerance(),
             horizon: HORIZON,
         }
     }
 }
 
-impl Lane {
-    /// Lets the slack follow the time that the database takes to answer, so that a slow one costs throughput and never the
-    /// limit, and no slot is given up for ever. A single slow answer costs its slots and nothing else: only when several in a
-    /// row were slow do slots last longer, because for so much longer they count.
+impl AccountState {
+    /// Records how long the database took, which the tolerance follows. So a slow database costs throughput, never breaks the
+    /// limit, and does not forfeit every slot. One slow answer forfeits its own slots only: the tolerance grows when several
+    /// in a row were slow, because a longer slot also counts for longer.
     pub(super) fn follow(&self, round_trip: Duration) {
         let mut latest = self
             .round_trips
@@ -209,32 +210,36 @@ impl Lane {
         }
     }
 
-    /// Room for twice what the database surely takes, and for waking up.
-    fn slack(&self) -> Duration {
+    /// Twice the fastest of the latest round trips, and 10 ms for waking up.
+    fn tolerance(&self) -> Duration {
         let latest = self
             .round_trips
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let surely = latest.iter().min().copied().unwrap_or_default();
-        (Duration::from_millis(10) + 2 * surely).clamp(SLACK, MOST_SLACK)
+        (Duration::from_millis(10) + 2 * surely).clamp(TOLERANCE, MOST_TOLERANCE)
     }
 }
 
-impl Held {
+impl Withheld {
     /// What becomes of the job.
-    pub(super) fn settlement(self) -> Settlement {
-        let back = |delay| Settlement::GiveBack {
+    pub(super) fn outcome(self, metrics: &Metrics) -> Outcome {
+        let release = |delay| Outcome::Release {
             delay,
-            trouble: None,
+            failure: None,
         };
         match self {
-            Self::Stopping | Self::Refused(Admission::Send) => back(Duration::ZERO),
-            // Not at once again: a lease that hardly outlasts a request would be claimed and given back in circles.
-            Self::Twin | Self::Refused(Admission::LeaseTooShort | Admission::ExpiredInDoubt) => {
-                back(Duration::from_secs(1))
+            Self::Stopping | Self::Refused(PreSendCheck::Send) => release(Duration::ZERO),
+            Self::Duplicate | Self::Refused(PreSendCheck::IndeterminateExpired) => {
+                release(Duration::from_secs(1))
             }
-            Self::Refused(Admission::Expired) => Settlement::Expired,
-            Self::Refused(Admission::DoubtTooOld) => Settlement::Uncertain(Trouble::new(
+            Self::Refused(PreSendCheck::LeaseTooShort) => {
+                metrics.lost_leases.inc();
+                // Not at once: with a lease that is hardly longer than a request the job would be claimed and released in a loop.
+                release(Duration::from_secs(1))
+            }
+            Self::Refused(PreSendCheck::Expired) => Outcome::Expired,
+            Self::Refused(PreSendCheck::GuardElapsed) => Outcome::Uncertain(Failure::new(
                 ErrorClass::Timeout,
                 "An earlier request was never answered, and it is too long ago to be repeated under the provider's \
                  duplicate guard.",
@@ -243,7 +248,7 @@ impl Held {
     }
 }
 
-/// How many single recipients the horizon can hold.
+/// How many messages to one recipient fit before the horizon.
 pub(super) fn slots_ahead(slots: Slots) -> usize {
     let ahead = u128::from(slots.per_second) * slots.horizon.as_millis() / 1_000;
     usize::try_from(ahead)
@@ -254,7 +259,7 @@ pub(super) fn slots_ahead(slots: Slots) -> usize {
 /// `moment` moved by microseconds, backwards too.
 fn shifted(moment: Instant, us: i64) -> Instant {
     let by = Duration::from_micros(us.unsigned_abs());
-    // A process that started less than a slot ago has no earlier moment to name.
+    // There is no `Instant` before the start of the clock.
     if us >= 0 {
         moment + by
     } else {

@@ -1,4 +1,4 @@
-//! Says once that the database is away, and once that it is back; the same for a database that is not the noted one.
+//! Logs once that the database is unavailable, and once that it is back. The same for a database that is not the pinned one.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -7,13 +7,13 @@ use std::{
 
 use crate::{
     metrics::Metrics,
-    outbox::{Change, OutboxError},
+    outbox::{Change, OutboxError, chain},
 };
 
 /// How often an outage that lasts is mentioned again.
 const REMINDER: Duration = Duration::from_secs(60);
 
-/// How soon it is looked again whether another database has been confirmed.
+/// How often it is checked whether an operator has confirmed another database.
 const UNCONFIRMED: Duration = Duration::from_millis(500);
 
 /// Shared by everything in a worker that talks to the database.
@@ -28,7 +28,7 @@ struct Known {
     outage: Option<State>,
     /// When a call last succeeded.
     reached: Option<Instant>,
-    /// When it was said last that this database is another than the noted one.
+    /// When it was last logged that this database is not the pinned one.
     unconfirmed: Option<Instant>,
 }
 
@@ -62,7 +62,7 @@ impl Outage {
 
     /// A call failed. Returns how long to wait before the next one: 100 ms, doubling to 5 s, the same for everyone.
     pub fn failed(&self, error: &OutboxError) -> Duration {
-        if let OutboxError::Unconfirmed(change) = error {
+        if let OutboxError::AnotherDatabase(change) = error {
             self.is_unconfirmed(change);
             return UNCONFIRMED;
         }
@@ -82,18 +82,18 @@ impl Outage {
                     failures: 1,
                 });
                 self.metrics.database_outages.inc();
-                tracing::warn!(error = %chain(error), "the database cannot be used; waiting for it");
+                tracing::warn!(error = %chain(error), "the database is unavailable; the worker waits for it");
                 wait(0)
             }
             Some(state) => {
                 state.failures = state.failures.saturating_add(1);
-                // While it lasts, so that whoever watches sees it grow.
+                // Counted while the outage lasts, so that an alert can see it grow.
                 self.metrics.database_was_away(now - state.counted);
                 state.counted = now;
                 if now - state.mentioned >= REMINDER {
                     state.mentioned = now;
                     let away_s = (now - state.since).as_secs();
-                    tracing::warn!(error = %chain(error), away_s, "the database still cannot be used");
+                    tracing::warn!(error = %chain(error), away_s, "the database is still unavailable");
                 }
                 wait(state.failures)
             }
@@ -110,7 +110,7 @@ impl Outage {
         if let Some(state) = ended {
             self.metrics.database_was_away(state.counted.elapsed());
             let away_ms = state.since.elapsed().as_millis();
-            tracing::info!(away_ms, "the database is back");
+            tracing::info!(away_ms, "recovered: the database is available again");
         }
     }
 
@@ -123,60 +123,16 @@ impl Outage {
             known.unconfirmed = Some(now);
             tracing::error!(
                 %change,
-                "nothing is sent: this is not the database that the queue was noted in, and may have forgotten what was sent; \
+                "sending is stopped: this is not the pinned database, and jobs that were already sent may look unsent in it; \
                  see `sms-outbox doctor`, then `sms-outbox resume --after-restore`"
             );
         }
     }
 
-    /// This is the database that was noted.
+    /// This is the pinned database.
     pub fn confirmed(&self) {
         if self.known().unconfirmed.take().is_some() {
-            tracing::info!("sending again: the database has been confirmed");
+            tracing::info!("resumed: an operator confirmed this database");
         }
     }
-}
-
-/// An error and everything that caused it, in one line.
-///
-/// Where the database complains about a row, its own words are left out: they may quote what the row holds (a trigger of the
-/// application's, a value that does not fit), and a row holds numbers and texts. The code and the constraint are enough to
-/// find it.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = own_words(error);
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = own_words(error);
-        // Some drivers repeat their cause in their own words.
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = if is_about_a_row(error).is_some() {
-            None
-        } else {
-            error.source()
-        };
-    }
-    text
-}
-
-fn own_words(error: &(dyn std::error::Error + 'static)) -> String {
-    is_about_a_row(error).unwrap_or_else(|| error.to_string())
-}
-
-fn is_about_a_row(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let Some(sqlx::Error::Database(error)) = error.downcast_ref::<sqlx::Error>() else {
-        return None;
-    };
-    let code = error.code().filter(|code| {
-        ["22", "23", "P0"]
-            .iter()
-            .any(|class| code.starts_with(class))
-    })?;
-    let constraint = error
-        .constraint()
-        .map(|name| format!(", constraint {name}"))
-        .unwrap_or_default();
-    Some(format!("the row was refused (SQLSTATE {code}{constraint})"))
 }

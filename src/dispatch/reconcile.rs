@@ -1,5 +1,5 @@
-//! Looks in the provider's reports for orders whose answer was lost. One worker of the fleet does it for an account at a time,
-//! gently: reports are read for questions that are open already, and nothing waits for them.
+//! Reconciliation: finds orders whose answer was lost in the provider's reports. One worker of the fleet does it for an
+//! account at a time, slowly: no other job waits for the result.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -10,17 +10,17 @@ use std::{
 use chrono::{Days, NaiveDate};
 use uuid::Uuid;
 
-use super::{Dispatch, Lane, chain, chance};
+use super::{AccountState, Dispatch, jitter};
 use crate::{
     lifecycle::OrderId,
     message::Recipient,
     metrics::Reconciled,
-    outbox::OutboxError,
+    outbox::{OutboxError, chain},
     provider::{ProbeError, Provider},
-    reconciliation::{Finding, ListedOrder, Reconciling, Sought},
+    reconciliation::{Finding, ListedOrder, ReconciliationTask, Reconciling},
 };
 
-/// How many jobs one scan looks for.
+/// How many jobs one scan reconciles.
 const BATCH: usize = 200;
 /// The most days that are asked for at once. The provider refuses more than ten; what that means at the edges is not
 /// documented.
@@ -34,8 +34,8 @@ enum Interrupted {
     Outbox(OutboxError),
     /// The provider does not answer questions about reports now.
     Provider(ProbeError),
-    /// Another worker has the duty.
-    DutyLost,
+    /// Another worker holds the maintenance lease.
+    LeaseLost,
 }
 
 impl From<OutboxError> for Interrupted {
@@ -47,9 +47,9 @@ impl From<OutboxError> for Interrupted {
 /// One who reads an account's reports.
 struct Reader<'a> {
     dispatch: &'a Dispatch,
-    lane: &'a Lane,
+    account: &'a AccountState,
     settings: Reconciling,
-    duty: String,
+    lease: String,
     last_question: Option<Instant>,
 }
 
@@ -60,31 +60,35 @@ struct Reports {
     complete: bool,
 }
 
-/// Looks for lost orders of one account until the worker stops.
-pub(super) async fn run(dispatch: Arc<Dispatch>, lane: Arc<Lane>, settings: Reconciling) {
+/// Reconciles lost orders of one account until the worker stops.
+pub(super) async fn run(
+    dispatch: Arc<Dispatch>,
+    account: Arc<AccountState>,
+    settings: Reconciling,
+) {
     let interval = (settings.spacing * 5).max(Duration::from_millis(100));
     loop {
         let mut reader = Reader {
             dispatch: &dispatch,
-            lane: &lane,
+            account: &account,
             settings,
-            duty: format!("reconciliation/{}", lane.account),
+            lease: format!("reconciliation/{}", account.name),
             last_question: None,
         };
         let Some(round) = dispatch.unless_stopping(reader.round()).await else {
             return;
         };
         let pause = match round {
-            Ok(()) | Err(Interrupted::DutyLost) => interval,
+            Ok(()) | Err(Interrupted::LeaseLost) => interval,
             Err(Interrupted::Outbox(error)) if error.blames_the_row() => {
-                tracing::error!(account = %lane.account, error = %chain(&error), "the search for lost orders has failed");
+                tracing::error!(account = %account.name, error = %chain(&error), "reconciliation failed");
                 interval
             }
             Err(Interrupted::Outbox(error)) => dispatch.outage.failed(&error).max(interval),
-            // Said where it happened.
+            // Logged where it happened.
             Err(Interrupted::Provider(_)) => interval,
         };
-        let pause = pause.mul_f64(0.75 + chance() / 2.0);
+        let pause = pause.mul_f64(0.75 + jitter() / 2.0);
         if dispatch
             .unless_stopping(tokio::time::sleep(pause))
             .await
@@ -98,41 +102,41 @@ pub(super) async fn run(dispatch: Arc<Dispatch>, lane: Arc<Lane>, settings: Reco
 impl Reader<'_> {
     async fn round(&mut self) -> Result<(), Interrupted> {
         let outbox = &self.dispatch.outbox;
-        let account = &*self.lane.account;
-        if !outbox.is_sought(account).await? {
+        let account = &*self.account.name;
+        if !outbox.is_being_reconciled(account).await? {
             return Ok(());
         }
         self.keep_duty().await?;
-        for (job, twin) in outbox.name_after_twins(account).await? {
-            tracing::info!(job.id = %job, duplicate_of = %twin, "the order of its twin has become known");
+        for (job, original) in outbox.name_after_originals(account).await? {
+            tracing::info!(job.id = %job, duplicate_of = %original, "the order of its original became known");
         }
         let foreign = self.dispatch.settings.foreign;
-        let due = outbox.due_searches(account, foreign, BATCH).await?;
+        let due = outbox.due_reconciliation(account, foreign, BATCH).await?;
         let Some(oldest) = due.first() else {
             return Ok(());
         };
-        // Those of the same days are looked for together; the others have their turn.
+        // Tasks of the same days share one scan; the others are due in a later one.
         let margin = self.settings.margin;
         let (first, last) = oldest.days(margin);
-        let these: Vec<&Sought> = due
+        let these: Vec<&ReconciliationTask> = due
             .iter()
-            .filter(|sought| {
-                let (from, to) = sought.days(margin);
+            .filter(|task| {
+                let (from, to) = task.days(margin);
                 first <= from && to <= last
             })
             .collect();
         match self.look(first, last, &these).await {
             Err(Interrupted::Provider(error)) => {
                 tracing::warn!(
-                    account, error.class = %error.trouble.class, error.code = error.trouble.code,
-                    reason = %error.trouble.message, sought = these.len(),
-                    "the provider's reports could not be read; they are asked for again"
+                    account, error.class = %error.failure.class, error.code = error.failure.code,
+                    reason = %error.failure.message, task = these.len(),
+                    "reconciliation: the provider's reports could not be read; retry follows"
                 );
-                let note = format!("The reports could not be read: {}", error.trouble.message);
-                for sought in &these {
-                    let after = sought.pause(&self.settings).max(self.settings.spacing * 60);
+                let note = format!("The reports could not be read: {}", error.failure.message);
+                for task in &these {
+                    let after = task.pause(&self.settings).max(self.settings.spacing * 60);
                     let again = Finding::Again { clean: None, after };
-                    outbox.note_scan(sought, &again, None, &note).await?;
+                    outbox.note_scan(task, &again, None, &note).await?;
                 }
                 Err(Interrupted::Provider(error))
             }
@@ -144,7 +148,7 @@ impl Reader<'_> {
         &mut self,
         first: NaiveDate,
         last: NaiveDate,
-        these: &[&Sought],
+        these: &[&ReconciliationTask],
     ) -> Result<(), Interrupted> {
         let Reports {
             orders,
@@ -157,41 +161,41 @@ impl Reader<'_> {
         // Which orders fit which job, numbers included.
         let mut fitting: HashMap<Uuid, Vec<ListedOrder>> = HashMap::new();
         let mut claimed: HashMap<OrderId, usize> = HashMap::new();
-        let largest = these.iter().map(|sought| sought.numbers.len()).max();
+        let largest = these.iter().map(|task| task.numbers.len()).max();
         for order in strangers.into_iter().take(COMPARED) {
             let Some(numbers) = self.numbers(&order, largest.unwrap_or(0)).await? else {
                 complete = false;
                 continue;
             };
-            for sought in these {
-                if sought.may_be(&order, self.settings.margin) && sought.is_to(&numbers) {
-                    fitting.entry(sought.job).or_default().push(order.clone());
+            for task in these {
+                if task.may_be(&order, self.settings.margin) && task.is_to(&numbers) {
+                    fitting.entry(task.job).or_default().push(order.clone());
                     *claimed.entry(order.id.clone()).or_default() += 1;
                 }
             }
         }
-        for sought in these {
-            let fits = fitting.remove(&sought.job).unwrap_or_default();
+        for task in these {
+            let fits = fitting.remove(&task.job).unwrap_or_default();
             let shared = fits.iter().any(|order| claimed.get(&order.id) > Some(&1));
-            self.conclude(sought, fits, shared, complete).await?;
+            self.conclude(task, fits, shared, complete).await?;
         }
         Ok(())
     }
 
     async fn conclude(
         &self,
-        sought: &Sought,
+        task: &ReconciliationTask,
         fitting: Vec<ListedOrder>,
         shared: bool,
         complete: bool,
     ) -> Result<(), Interrupted> {
         let outbox = &self.dispatch.outbox;
         let foreign = self.dispatch.settings.foreign;
-        let account = &*self.lane.account;
+        let account = &*self.account.name;
         let contested =
-            shared || (!fitting.is_empty() && outbox.has_rivals(account, sought, foreign).await?);
-        let finding = sought.finding(fitting.clone(), contested, complete, &self.settings);
-        let job = sought.job;
+            shared || (!fitting.is_empty() && outbox.has_rivals(account, task, foreign).await?);
+        let finding = task.finding(fitting.clone(), contested, complete, &self.settings);
+        let job = task.job;
         let metrics = &self.dispatch.settings.metrics;
         match &finding {
             Finding::Found(order) => {
@@ -204,10 +208,7 @@ impl Reader<'_> {
                     order.submitted_at.format("%Y-%m-%d %H:%M:%S"),
                 );
                 let worker = &self.dispatch.settings.worker;
-                if outbox
-                    .settle_found(sought, order, &evidence, worker)
-                    .await?
-                {
+                if outbox.settle_found(task, order, &evidence, worker).await? {
                     metrics.reconciled(Reconciled::Settled);
                     tracing::info!(
                         job.id = %job, account, order_id = %order.id,
@@ -217,12 +218,12 @@ impl Reader<'_> {
                 return Ok(());
             }
             Finding::None => tracing::warn!(
-                job.id = %job, account, scans = sought.scans + 1,
-                "no order of this job is in the provider's reports; it stays as it is until a person decides"
+                job.id = %job, account, scans = task.scans + 1,
+                "still uncertain: no order of this job is in the provider's reports; a person has to resolve it"
             ),
             Finding::Several => tracing::warn!(
                 job.id = %job, account, candidates = fitting.len(),
-                "more than one order may be this job's, or more than one job this order's: a person has to tell \
+                "still uncertain: several orders fit this job, or several jobs fit one order; a person has to resolve it \
                  (sms-outbox resolve shows them)"
             ),
             Finding::Again { .. } => {}
@@ -236,7 +237,7 @@ impl Reader<'_> {
             (_, n) => format!("{n} orders fit."),
         };
         outbox
-            .note_scan(sought, &finding, Some(&fitting), &note)
+            .note_scan(task, &finding, Some(&fitting), &note)
             .await?;
         match finding {
             Finding::None => metrics.reconciled(Reconciled::None),
@@ -251,7 +252,7 @@ impl Reader<'_> {
         &mut self,
         first: NaiveDate,
         last: NaiveDate,
-        these: &[&Sought],
+        these: &[&ReconciliationTask],
     ) -> Result<Reports, Interrupted> {
         let mut reports = Reports {
             orders: Vec::new(),
@@ -266,7 +267,7 @@ impl Reader<'_> {
                 self.keep_duty().await?;
                 // Whether the last day counts is not documented, so one more is asked for.
                 let end = to + Days::new(1);
-                let credentials = &self.lane.credentials;
+                let credentials = &self.account.credentials;
                 let provider = self.question().await;
                 let read = provider
                     .reports(credentials, from, end, page)
@@ -281,7 +282,7 @@ impl Reader<'_> {
                     let is_new = seen.insert(order.id.clone());
                     let fits = these
                         .iter()
-                        .any(|sought| sought.may_be(&order, self.settings.margin));
+                        .any(|task| task.may_be(&order, self.settings.margin));
                     if is_new && fits {
                         reports.orders.push(order);
                     }
@@ -302,9 +303,9 @@ impl Reader<'_> {
     async fn strangers(
         &self,
         mut orders: Vec<ListedOrder>,
-        these: &[&Sought],
+        these: &[&ReconciliationTask],
     ) -> Result<Vec<ListedOrder>, Interrupted> {
-        let Some(since) = these.iter().map(|sought| sought.since).min() else {
+        let Some(since) = these.iter().map(|task| task.since).min() else {
             return Ok(Vec::new());
         };
         let ids: Vec<&str> = orders.iter().map(|order| order.id.as_str()).collect();
@@ -332,12 +333,12 @@ impl Reader<'_> {
         let mut numbers = BTreeSet::new();
         for page in 1.. {
             self.keep_duty().await?;
-            let credentials = &self.lane.credentials;
+            let credentials = &self.account.credentials;
             let provider = self.question().await;
             let read = match provider.report(credentials, &order.id, page).await {
                 Ok(read) => read,
                 // Not visible yet, or not due yet: about this order, and not about the reports.
-                Err(error) if matches!(error.trouble.code, Some(455 | 456)) => return Ok(None),
+                Err(error) if matches!(error.failure.code, Some(455 | 456)) => return Ok(None),
                 Err(error) => return Err(Interrupted::Provider(error)),
             };
             if read.numbers.len() < read.entries {
@@ -371,12 +372,12 @@ impl Reader<'_> {
         if self
             .dispatch
             .outbox
-            .take_duty(&self.duty, worker, hold)
+            .take_maintenance_lease(&self.lease, worker, hold)
             .await?
         {
             Ok(())
         } else {
-            Err(Interrupted::DutyLost)
+            Err(Interrupted::LeaseLost)
         }
     }
 }

@@ -10,36 +10,36 @@ use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
 use super::{
-    Outage, chain,
-    pace::{Hand, Unrecorded},
-    twins::Turn,
+    Outage,
+    concurrency::{ConcurrencyPermit, Unrecorded},
+    content_lock::ContentLock,
 };
 use crate::{
     failpoints::{self, Point},
-    lifecycle::{Pause, PauseScope, Settlement},
+    lifecycle::{Outcome, Pause, PauseScope},
     message::mask,
     metrics::Metrics,
-    outbox::{Outbox, PauseOrder, Probing, Record, Recorded},
+    outbox::{Outbox, PauseOrder, Probing, Record, Recorded, chain},
 };
 
-/// The most outcomes that one statement records: it finds each answer's place among them by looking through all.
+/// The most outcomes that one statement records: for each row it searches the whole array.
 pub(super) const BATCH: usize = 200;
 
 /// After a batch of several, the next one is written when half a `BATCH` has come in, or when as much time has passed as the last
-/// one took, and no later than after this. No hand waits for it.
+/// one took, and no later than after this. No permit waits for it.
 const LONGEST_REST: Duration = Duration::from_millis(10);
 
-/// An outcome, with everything that is held until it is on record.
+/// An outcome, with everything that is held until it is recorded, and released then.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) account: Arc<str>,
     pub(super) sender: String,
     pub(super) record: Record,
-    /// Who else is to wait.
+    /// The pause that follows, if any.
     pub(super) pause: Option<Pause>,
-    pub(super) turn: Option<Turn>,
-    pub(super) hand: Option<Hand>,
-    pub(super) unrecorded: Unrecorded,
+    pub(super) _lock: Option<ContentLock>,
+    pub(super) _permit: Option<ConcurrencyPermit>,
+    pub(super) _unrecorded: Unrecorded,
 }
 
 /// The one task that records.
@@ -52,16 +52,16 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Records until every sender is gone and everything is on record. Waits for the database as long as it takes: a lease
+    /// Records until every sender is gone and everything is recorded. Waits for the database as long as it takes: a lease
     /// that ends meanwhile makes the record a late one, which is handled there.
     pub(super) async fn run(self, mut entries: mpsc::Receiver<Entry>) {
         let mut open = true;
         let mut batch = Vec::with_capacity(BATCH);
-        // What could not be written and is tried again, after this long.
+        // What could not be recorded, and the time before its retry.
         let mut again: (Vec<Entry>, Duration) = (Vec::new(), Duration::ZERO);
         while open || !batch.is_empty() || !again.0.is_empty() {
             if !again.0.is_empty() {
-                // What comes in meanwhile joins the next try; it must not be held up by what cannot be written.
+                // New outcomes join the next try; they must not wait for what cannot be recorded.
                 let wait = tokio::time::sleep(again.1);
                 tokio::pin!(wait);
                 open = open && fill(&mut entries, &mut batch, BATCH, wait.as_mut()).await;
@@ -71,7 +71,7 @@ impl Recorder {
             } else if batch.is_empty() {
                 open = entries.recv_many(&mut batch, BATCH).await > 0;
             } else {
-                // What has come in since.
+                // New outcomes.
                 let room = BATCH.saturating_sub(batch.len());
                 entries.recv_many(&mut batch, room).now_or_never();
             }
@@ -92,15 +92,15 @@ impl Recorder {
         }
     }
 
-    /// A pause comes before the jobs that met it go back to the queue, or they would be claimed once more in between. Where
-    /// one cannot be begun now, its jobs wait with it, and hold up no other outcome. Returns what can be written down, and
-    /// what cannot yet, with the time to wait before it is tried again.
+    /// A pause is recorded before the outcomes of its jobs, or they would be claimed once more in between. Where a pause cannot
+    /// be recorded now, its outcomes wait too, and hold up no others. Returns what can be recorded, and what cannot yet, with
+    /// the time to wait before the retry.
     async fn pauses(&self, entries: Vec<Entry>) -> (Vec<Entry>, Option<(Vec<Entry>, Duration)>) {
         let mut ready = Vec::with_capacity(entries.len());
         let mut held: Option<(Vec<Entry>, Duration)> = None;
         for mut entry in entries {
             match &mut held {
-                // One refusal is enough to know; each may take its whole deadline.
+                // After one failure the others are not tried: each may take its whole deadline.
                 Some((held, _)) if entry.pause.is_some() => held.push(entry),
                 _ => match self.pause(&entry).await {
                     Ok(()) => {
@@ -114,42 +114,43 @@ impl Recorder {
         (ready, held)
     }
 
-    /// Writes down what can be written, and returns the rest with the time to wait before it is tried again.
+    /// Records what can be recorded, and returns the rest with the time to wait before the retry.
     async fn write(&self, batch: Vec<Entry>) -> (Vec<Entry>, Duration) {
         let mut todo = vec![batch];
         let mut rest = Vec::new();
         let mut wait = Duration::ZERO;
-        while let Some(batch) = todo.pop() {
-            let (records, held): (Vec<Record>, Vec<Held>) =
-                batch.into_iter().map(Entry::split).unzip();
+        while let Some(mut batch) = todo.pop() {
             failpoints::point(Point::BeforeRecord);
-            match self.outbox.record(&records).await {
+            match self
+                .outbox
+                .record(batch.iter().map(|entry| &entry.record))
+                .await
+            {
                 Ok(outcomes) => {
                     failpoints::point(Point::AfterRecord);
                     self.outage.over();
-                    for ((record, held), outcome) in records.iter().zip(held).zip(outcomes) {
-                        count(&self.metrics, record, &outcome);
-                        report(&held.account, record, &outcome);
+                    for (entry, recorded) in batch.iter().zip(outcomes) {
+                        count(&self.metrics, &entry.record, &recorded);
+                        report(&entry.account, &entry.record, &recorded);
                     }
                 }
                 Err(error) if error.is_transient() => {
                     wait = wait.max(self.outage.failed(&error));
-                    rest.extend(join(records, held));
+                    rest.append(&mut batch);
                     rest.extend(todo.drain(..).flatten());
                 }
-                // Refused: one row may be at fault, and the others must not suffer for it.
-                Err(_) if records.len() > 1 => {
-                    let mut first = join(records, held);
-                    let second = first.split_off(first.len() / 2);
+                // Refused: one row may be the cause, and the others must be recorded all the same.
+                Err(_) if batch.len() > 1 => {
+                    let second = batch.split_off(batch.len() / 2);
                     todo.push(second);
-                    todo.push(first);
+                    todo.push(batch);
                 }
                 Err(error) if error.blames_the_row() => {
-                    for record in records {
+                    for Entry { record, .. } in batch {
                         tracing::error!(
                             job.id = %record.job, attempt = record.attempt, error = %chain(&error),
-                            "an outcome cannot be recorded; the job is taken over as \"may have been sent\" when its \
-                             lease ends"
+                            "an outcome cannot be recorded; the job is recovered as \"may have been sent\" when its lease \
+                             ends"
                         );
                     }
                 }
@@ -157,7 +158,7 @@ impl Recorder {
                 // right.
                 Err(error) => {
                     wait = wait.max(self.outage.failed(&error));
-                    rest.extend(join(records, held));
+                    rest.append(&mut batch);
                 }
             }
         }
@@ -169,17 +170,17 @@ impl Recorder {
         let Some(Pause { scope, lasts }) = &entry.pause else {
             return Ok(());
         };
-        let trouble = match &entry.record.settlement {
-            Settlement::GiveBack {
-                trouble: Some(trouble),
+        let failure = match &entry.record.outcome {
+            Outcome::Release {
+                failure: Some(failure),
                 ..
             }
-            | Settlement::Retry { trouble, .. }
-            | Settlement::Failed(trouble)
-            | Settlement::Uncertain(trouble) => trouble,
-            Settlement::GiveBack { trouble: None, .. }
-            | Settlement::Sent { .. }
-            | Settlement::Expired => return Ok(()),
+            | Outcome::Retry { failure, .. }
+            | Outcome::Failed(failure)
+            | Outcome::Uncertain(failure) => failure,
+            Outcome::Release { failure: None, .. } | Outcome::Sent { .. } | Outcome::Expired => {
+                return Ok(());
+            }
         };
         let order = PauseOrder {
             account: &entry.account,
@@ -189,8 +190,8 @@ impl Recorder {
             } else {
                 ""
             },
-            trouble: Some(trouble),
-            reason: &trouble.message,
+            failure: Some(failure),
+            reason: &failure.message,
             by: &self.worker,
             lasts: *lasts,
             probing: lasts.is_none().then_some(self.probing),
@@ -200,9 +201,9 @@ impl Recorder {
             Ok(begun) => {
                 failpoints::point(Point::AfterPause);
                 self.outage.over();
-                if let Some(strikes) = begun {
+                if let Some(consecutive_failures) = begun {
                     self.metrics.pause_begun(&entry.account, *scope);
-                    let code = trouble.code;
+                    let code = failure.code;
                     let lasts_ms = lasts.map(in_ms);
                     let end = match lasts {
                         Some(_) => "until the time is over that the provider asks for",
@@ -210,8 +211,8 @@ impl Recorder {
                     };
                     tracing::warn!(
                         account = %entry.account, scope = scope.as_str(), sender = order.sender,
-                        error.class = %trouble.class, error.code = code, strikes, lasts_ms,
-                        reason = %trouble.message, "paused; {end}"
+                        error.class = %failure.class, error.code = code, consecutive_failures, lasts_ms,
+                        reason = %failure.message, "paused; {end}"
                     );
                 }
             }
@@ -224,7 +225,7 @@ impl Recorder {
     }
 }
 
-/// Receives until there are so many, or for so long. `false`: nobody is left who could send.
+/// Receives until there are so many, or for so long. `false`: all senders are gone.
 async fn fill(
     entries: &mut mpsc::Receiver<Entry>,
     batch: &mut Vec<Entry>,
@@ -243,69 +244,10 @@ async fn fill(
     true
 }
 
-/// What is held until the outcome is on record, and let go of then.
-struct Held {
-    account: Arc<str>,
-    sender: String,
-    pause: Option<Pause>,
-    turn: Option<Turn>,
-    hand: Option<Hand>,
-    unrecorded: Unrecorded,
-}
-
-impl Entry {
-    fn split(self) -> (Record, Held) {
-        let Self {
-            account,
-            sender,
-            record,
-            pause,
-            turn,
-            hand,
-            unrecorded,
-        } = self;
-        (
-            record,
-            Held {
-                account,
-                sender,
-                pause,
-                turn,
-                hand,
-                unrecorded,
-            },
-        )
-    }
-
-    fn joined((record, held): (Record, Held)) -> Self {
-        let Held {
-            account,
-            sender,
-            pause,
-            turn,
-            hand,
-            unrecorded,
-        } = held;
-        Self {
-            account,
-            sender,
-            record,
-            pause,
-            turn,
-            hand,
-            unrecorded,
-        }
-    }
-}
-
-fn join(records: Vec<Record>, held: Vec<Held>) -> Vec<Entry> {
-    records.into_iter().zip(held).map(Entry::joined).collect()
-}
-
-/// Counts an outcome, once it is on record.
+/// Counts an outcome, once it is recorded.
 pub(super) fn count(metrics: &Metrics, record: &Record, recorded: &Recorded) {
     match recorded {
-        Recorded::Settled { .. } => metrics.settled(&record.settlement),
+        Recorded::Settled { .. } => metrics.outcome(&record.outcome),
         Recorded::Late { .. } => {
             metrics.late_answers.inc();
         }
@@ -317,7 +259,7 @@ pub(super) fn count(metrics: &Metrics, record: &Record, recorded: &Recorded) {
     }
 }
 
-/// One line for each outcome, which makes sense alone.
+/// One log line for each outcome, complete in itself.
 fn report(account: &str, record: &Record, recorded: &Recorded) {
     let job = record.job;
     let attempt = record.attempt;
@@ -332,61 +274,61 @@ fn report(account: &str, record: &Record, recorded: &Recorded) {
         ),
         Recorded::Late { was } => {
             tracing::warn!(
-                job.id = %job, attempt, account, was = %was, outcome = name(&record.settlement),
-                "an answer came after its claim had been lost"
+                job.id = %job, attempt, account, was = %was, outcome = name(&record.outcome),
+                "late answer: its claim had been lost"
             );
             (None, None)
         }
         Recorded::AcceptedTwice { known_order_id } => {
             tracing::error!(
-                job.id = %job, attempt, account, known_order_id, order_id = order_of(&record.settlement),
+                job.id = %job, attempt, account, known_order_id, order_id = order_of(&record.outcome),
                 "accepted twice: both orders are in the history"
             );
             return;
         }
         Recorded::Nothing => {
-            tracing::debug!(job.id = %job, attempt, account, "this outcome was on record already");
+            tracing::debug!(job.id = %job, attempt, account, "this outcome was recorded already");
             return;
         }
     };
-    match &record.settlement {
-        Settlement::Sent {
+    match &record.outcome {
+        Outcome::Sent {
             order_id,
             duplicate: false,
         } => {
             let order_id = order_id.as_ref().map(|order| order.as_str());
             tracing::info!(job.id = %job, attempt, duration_ms, account, order_id, "sent");
         }
-        Settlement::Sent {
+        Outcome::Sent {
             duplicate: true, ..
         } => tracing::info!(
             job.id = %job, attempt, duration_ms, account, order_id = twin_order, duplicate_of,
             "sent: the provider had taken this content already"
         ),
-        Settlement::Failed(trouble) => tracing::warn!(
-            job.id = %job, attempt, duration_ms, account, error.class = %trouble.class,
-            error.code = trouble.code, reason = %trouble.message, "failed"
+        Outcome::Failed(failure) => tracing::warn!(
+            job.id = %job, attempt, duration_ms, account, error.class = %failure.class,
+            error.code = failure.code, reason = %failure.message, "failed"
         ),
-        Settlement::Uncertain(trouble) => tracing::error!(
-            job.id = %job, attempt, duration_ms, account, error.class = %trouble.class,
-            reason = %trouble.message, "uncertain: it may have been sent, and can no longer be repeated safely"
+        Outcome::Uncertain(failure) => tracing::error!(
+            job.id = %job, attempt, duration_ms, account, error.class = %failure.class,
+            reason = %failure.message, "uncertain: it may have been sent, and can no longer be repeated safely"
         ),
-        Settlement::Expired => {
+        Outcome::Expired => {
             tracing::info!(job.id = %job, attempt, account, "expired before it could be sent");
         }
-        Settlement::Retry {
+        Outcome::Retry {
             delay,
-            trouble,
-            doubt,
+            failure,
+            indeterminate,
             ..
         } => tracing::warn!(
-            job.id = %job, attempt, duration_ms, account, error.class = %trouble.class,
-            error.code = trouble.code, retry_ms = in_ms(*delay), may_have_been_sent = doubt,
-            reason = %trouble.message, "to be retried"
+            job.id = %job, attempt, duration_ms, account, error.class = %failure.class,
+            error.code = failure.code, retry_ms = in_ms(*delay), may_have_been_sent = indeterminate,
+            reason = %failure.message, "retry later"
         ),
-        Settlement::GiveBack { trouble, .. } => tracing::debug!(
+        Outcome::Release { failure, .. } => tracing::debug!(
             job.id = %job, attempt, duration_ms, account,
-            reason = trouble.as_ref().map(|trouble| trouble.message.as_str()), "handed back, no attempt spent"
+            reason = failure.as_ref().map(|failure| failure.message.as_str()), "released, no attempt spent"
         ),
     }
     if !record.rejected.is_empty() {
@@ -403,26 +345,26 @@ fn report(account: &str, record: &Record, recorded: &Recorded) {
     }
 }
 
-fn order_of(settlement: &Settlement) -> Option<&str> {
-    match settlement {
-        Settlement::Sent { order_id, .. } => order_id.as_ref().map(|order| order.as_str()),
+fn order_of(outcome: &Outcome) -> Option<&str> {
+    match outcome {
+        Outcome::Sent { order_id, .. } => order_id.as_ref().map(|order| order.as_str()),
         _ => None,
     }
 }
 
-const fn name(settlement: &Settlement) -> &'static str {
-    match settlement {
-        Settlement::Sent {
+const fn name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Sent {
             duplicate: false, ..
         } => "accepted",
-        Settlement::Sent {
+        Outcome::Sent {
             duplicate: true, ..
         } => "duplicate",
-        Settlement::Failed(_) => "refused",
-        Settlement::Uncertain(_) => "uncertain",
-        Settlement::Expired => "expired",
-        Settlement::Retry { .. } => "retry",
-        Settlement::GiveBack { .. } => "handed back",
+        Outcome::Failed(_) => "refused",
+        Outcome::Uncertain(_) => "uncertain",
+        Outcome::Expired => "expired",
+        Outcome::Retry { .. } => "retry",
+        Outcome::Release { .. } => "released",
     }
 }
 

@@ -155,8 +155,8 @@ impl Programs {
             .map_err(|error| format!("{}: {error}", postgres.display()))?;
         let said = String::from_utf8_lossy(&output.stdout);
         let Some((version, major)) = version(&said) else {
-            let trouble = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("{}: {}", postgres.display(), trouble.trim()));
+            let failure = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{}: {}", postgres.display(), failure.trim()));
         };
         if major < OLDEST_MAJOR {
             return Err(format!("{}: version {version}", directory.display()));

@@ -39,6 +39,7 @@ struct Armed {
 enum Strike {
     Kill,
     Freeze,
+    Panic,
 }
 
 /// A variable that cannot be understood.
@@ -85,7 +86,7 @@ pub fn arm(variable: impl Fn(&str) -> Option<String>) -> Result<(), FailpointsEr
     Ok(())
 }
 
-/// `NAME=kill:CHANCE` or `NAME=freeze:CHANCE`.
+/// `NAME=kill:CHANCE`, `NAME=freeze:CHANCE` or `NAME=panic:CHANCE`.
 fn read(part: &str) -> Option<(Point, (Strike, f64))> {
     let (name, strike) = part.split_once('=')?;
     let (strike, chance) = strike.split_once(':')?;
@@ -93,6 +94,7 @@ fn read(part: &str) -> Option<(Point, (Strike, f64))> {
     let strike = match strike {
         "kill" => Strike::Kill,
         "freeze" => Strike::Freeze,
+        "panic" => Strike::Panic,
         _ => return None,
     };
     Some((point, (strike, chance.parse().ok()?)))
@@ -115,8 +117,9 @@ impl Armed {
     /// Says so, and does it.
     fn strike(&self, point: Point, strike: Strike) {
         let (word, signal) = match strike {
-            Strike::Kill => ("kill", Signal::SIGKILL),
-            Strike::Freeze => ("freeze", Signal::SIGSTOP),
+            Strike::Kill => ("kill", Some(Signal::SIGKILL)),
+            Strike::Freeze => ("freeze", Some(Signal::SIGSTOP)),
+            Strike::Panic => ("panic", None),
         };
         let line = format!("{} {} {word}\n", point.name(), std::process::id());
         // One write, so that the lines of several processes stay whole.
@@ -127,7 +130,10 @@ impl Armed {
             .and_then(|mut file| file.write_all(line.as_bytes()));
         // A strike that nobody hears of would spoil the count; then rather none.
         if written.is_ok() {
-            kill(Pid::this(), signal).ok();
+            match signal {
+                Some(signal) => drop(kill(Pid::this(), signal)),
+                None => panic!("the failpoint {} struck", point.name()),
+            }
         }
     }
 }

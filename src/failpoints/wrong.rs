@@ -1,6 +1,6 @@
 //! Workers that are wrong in a known way. A run that does not notice them proves nothing about the right one.
 
-use std::{collections::HashMap, sync::OnceLock, time::Duration};
+use std::{any::Any, collections::HashMap, panic::resume_unwind, sync::OnceLock, time::Duration};
 
 use crate::{
     lifecycle::{Policy, Verdict},
@@ -10,38 +10,41 @@ use crate::{
 /// A way to be wrong that somebody has chosen before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Variant {
-    /// `blind-resend`: no doubt is ever noted, so an unanswered request is repeated at any age.
+    /// `blind-resend`: no attempt is ever marked indeterminate, so an unanswered request is repeated at any age.
     BlindResend,
     /// `no-marker`: a claim only postpones the job. That it may have been sent is written down afterwards, if at all.
     NoMarker,
     /// `record-without-token`: whoever has an answer writes it down, whoever holds the job, and whatever it has become.
     RecordWithoutToken,
-    /// `doubt-is-failure`: no answer is taken for a refusal.
-    DoubtIsFailure,
+    /// `indeterminate-is-failure`: a missing answer is treated as a refusal.
+    IndeterminateIsFailure,
     /// `guard-too-long`: repeats are made as if the provider's guard stood for an hour.
     GuardTooLong,
-    /// `rescue-by-age`: claims are taken over because they are old, although their leases still hold.
+    /// `rescue-by-age`: claims are recovered because they are old, although their leases still hold.
     RescueByAge,
-    /// `no-rescue`: claims whose worker died are left alone.
+    /// `no-rescue`: claims whose worker died are never recovered.
     NoRescue,
     /// `no-limit`: jobs are claimed without slots.
     NoLimit,
     /// `no-expiry`: nobody looks at `expires_at`.
     NoExpiry,
+    /// `panic-spreads`: a job's panic is not caught where the job is carried.
+    PanicSpreads,
 }
 
 impl Variant {
     /// Every one of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::BlindResend,
         Self::NoMarker,
         Self::RecordWithoutToken,
-        Self::DoubtIsFailure,
+        Self::IndeterminateIsFailure,
         Self::GuardTooLong,
         Self::RescueByAge,
         Self::NoRescue,
         Self::NoLimit,
         Self::NoExpiry,
+        Self::PanicSpreads,
     ];
 
     /// As the variable spells it.
@@ -51,12 +54,13 @@ impl Variant {
             Self::BlindResend => "blind-resend",
             Self::NoMarker => "no-marker",
             Self::RecordWithoutToken => "record-without-token",
-            Self::DoubtIsFailure => "doubt-is-failure",
+            Self::IndeterminateIsFailure => "indeterminate-is-failure",
             Self::GuardTooLong => "guard-too-long",
             Self::RescueByAge => "rescue-by-age",
             Self::NoRescue => "no-rescue",
             Self::NoLimit => "no-limit",
             Self::NoExpiry => "no-expiry",
+            Self::PanicSpreads => "panic-spreads",
         }
     }
 
@@ -76,11 +80,11 @@ impl Variant {
         const TOKEN: &str = "AND job.token = ($2::integer[])[array_position($1::uuid[], job.id)]";
         const LEASED: &str = "AND job.lease_until IS NOT NULL";
         match self {
-            Self::DoubtIsFailure | Self::GuardTooLong => &[],
+            Self::IndeterminateIsFailure | Self::GuardTooLong | Self::PanicSpreads => &[],
             Self::BlindResend => &[(
                 RECORD_OTHER,
-                "CASE WHEN answer.doubt THEN coalesce(job.ambiguous_since, job.claimed_at)",
-                "CASE WHEN answer.doubt THEN NULL",
+                "CASE WHEN answer.indeterminate THEN coalesce(job.ambiguous_since, job.claimed_at)",
+                "CASE WHEN answer.indeterminate THEN NULL",
             )],
             Self::NoMarker => &[
                 (
@@ -193,9 +197,16 @@ pub(crate) fn policy(policy: Policy) -> Policy {
 /// What this process takes an answer for.
 pub(crate) fn verdict(verdict: Verdict) -> Verdict {
     match (variant(), verdict) {
-        (Some(Variant::DoubtIsFailure), Verdict::Unclear { trouble, .. }) => {
-            Verdict::Refused(trouble)
+        (Some(Variant::IndeterminateIsFailure), Verdict::Indeterminate { failure, .. }) => {
+            Verdict::Refused(failure)
         }
         (_, verdict) => verdict,
+    }
+}
+
+/// What this process does about a job's panic that was caught.
+pub(crate) fn caught(panic: Box<dyn Any + Send>) {
+    if variant() == Some(Variant::PanicSpreads) {
+        resume_unwind(panic);
     }
 }

@@ -1,24 +1,24 @@
 //! The lifecycle in a small world, explored to its end.
 //!
-//! One job, two workers, one provider, and time that comes in ticks of fifteen seconds. Every decision is asked of the real
+//! One job, two workers, one provider, and time that comes in ticks of fifteen seconds. Every outcome is asked of the real
 //! [`Policy`]; around it stands what the statements do, guard by guard. A breadth-first search then visits every state that
 //! any order of events can lead to, and on the way to each of them the [`Invariant`]s are looked at.
 //!
-//! - **The row** is what the database has of it: status, attempt, whose token, the age of the claim and of the doubt, when it
-//!   is due, the order on record and those in the history. Ages stand still where no decision can tell them apart any more,
+//! - **The row** is what the database has of it: status, attempt, whose token, the age of the claim and of `ambiguous_since`, when it
+//!   is due, the order on record and those in the history. Ages stand still where no outcome depends on them any more,
 //!   so time has no horizon here: the search ends because nothing new comes, not because it is cut off.
-//! - **The workers** have nothing, a claim, the gate behind them, a request under way, or an outcome in hand. Each may crash
+//! - **The workers** have nothing, a claim, the gate behind them, a request in flight, or an outcome to record. Each may crash
 //!   at every step. Each may freeze at every step too, for as long as it likes: to be frozen is to take no step while time
 //!   passes, so it needs no state of its own. Whoever rescues abandoned claims reads first and writes later, and anything may
 //!   happen in between. Any answer of the database may be lost after it did what it was asked.
-//! - **The provider** may accept and fall silent, refuse, block, or be out of order; a request may reach it after its worker
+//! - **The provider** may accept and fall silent, refuse, block, or be unavailable; a request may reach it after its worker
 //!   has given up or died. It refuses what it has accepted lately (451), for longer than we rely on.
 //! - **Reconciliation** finds the order of what is uncertain, at any time or never.
-//! - **People** cancel, retry, and settle what is uncertain; what they put back by hand may arrive twice, and they know it.
+//! - **People** cancel, retry, and resolve what is uncertain; what they put back by hand may arrive twice, and they know it.
 //!
 //! What is assumed, and nothing else: a request reaches the provider within [`WIRE`] of its start or not at all; whether the
 //! provider refuses a message for good depends on its bytes; and a worker does not freeze between the gate and its first byte
-//! for longer than the provider's guard outlasts ours. The last one is the one residue that the design admits, and a test
+//! for longer than the provider's guard outlasts ours. The last one is the only known gap of the design, and a test
 //! shows that it is one.
 //!
 //! Measured: 245,000 states and 1.9 million transitions with three attempts and `expires_at`; 301,000 states and 2.2 million
@@ -33,8 +33,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    Admission, Decision, ErrorClass, OrderId, PauseScope, Policy, Settlement, Situation, Status,
-    Trouble, Verdict,
+    ErrorClass, Failure, JobState, OrderId, Outcome, PauseScope, Policy, PreSendCheck, Status,
+    Verdict,
 };
 use crate::backoff::Backoff;
 
@@ -83,7 +83,7 @@ enum Invariant {
     TruthPrevails,
     /// What is recorded of an acceptance stays, and a second one raises the alarm.
     BothKept,
-    /// No attempt beyond those that are allowed, and `uncertain` only with a doubt behind it.
+    /// No attempt beyond those that are allowed, and `uncertain` only after an indeterminate request.
     RowsMakeSense,
     /// Once faults end, everything open comes to an end.
     WayOn,
@@ -99,11 +99,11 @@ enum Wrong {
     /// Whoever comes records, as long as the job is being sent.
     NoToken,
     /// Silence means no.
-    DoubtIsFailure,
+    IndeterminateIsFailure,
     /// Our guard window is longer than the provider's.
     GuardTooLong,
-    /// Each doubt starts the guard window anew.
-    DoubtMoves,
+    /// Each indeterminate request starts the guard window anew.
+    GuardRestarts,
     /// Claims are rescued when they are a tick old.
     RescueByAge,
     /// The lease is shorter than the request's timeout.
@@ -118,8 +118,8 @@ enum Wrong {
     RescueOverwrites,
     /// A late acceptance overwrites the one on record.
     SecondReplacesFirst,
-    /// Expiry does not look at doubts.
-    ExpiryForgetsDoubts,
+    /// Expiry does not look at `ambiguous_since`.
+    ExpiryForgetsRequests,
     /// None; but a worker may freeze for ever between the gate and its first byte.
     FrozenBehindTheGate,
 }
@@ -129,13 +129,13 @@ enum Wrong {
 struct Row {
     status: Status,
     attempt: u8,
-    /// Claims that were given back; more than one makes no difference.
-    given_back: u8,
+    /// Claims that were released; more than one makes no difference.
+    released: u8,
     due_in: Age,
     /// Age of the claim, while there is one.
     claimed: Age,
     /// Age of `ambiguous_since`. Of a job that is not open only whether there is one.
-    doubt: Option<Age>,
+    indeterminate: Option<Age>,
     order: Option<u8>,
     /// Orders in the history, as bits.
     log: u8,
@@ -150,20 +150,20 @@ struct Claim {
     /// Whether its token is the row's. Once lost, it stays so.
     current: bool,
     attempt: u8,
-    given_back: u8,
+    released: u8,
     age: Age,
-    doubt: Option<Age>,
+    indeterminate: Option<Age>,
 }
 
-/// A settlement, as far as rows can tell.
+/// An outcome, as far as rows can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Outcome {
+enum Effect {
     Sent { order: Option<u8> },
     Failed { spent: bool },
     Expired,
-    Uncertain { spent: bool, doubt: bool },
-    Retry { delay: Age, doubt: bool },
-    GiveBack { delay: Age },
+    Uncertain { spent: bool, indeterminate: bool },
+    Retry { delay: Age, indeterminate: bool },
+    Release { delay: Age },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -171,13 +171,13 @@ enum Worker {
     Idle,
     Claimed(Claim),
     /// Through the gate `0` ticks ago, with no byte sent yet.
-    Admitted(Claim, Age),
+    Checked(Claim, Age),
     /// Its request started so long ago; `true`: it has left the wire, and no answer has come.
     Waiting(Claim, Age, bool),
     /// Ready to record.
     Done {
         current: bool,
-        outcome: Outcome,
+        effect: Effect,
     },
 }
 
@@ -186,8 +186,8 @@ struct State {
     row: Row,
     workers: [Worker; 2],
     /// Someone has read an abandoned claim, and whether its token is still the row's.
-    rescuer: Option<(bool, Outcome)>,
-    /// Ages of requests under way whose workers wait no more, the youngest first.
+    rescuer: Option<(bool, Effect)>,
+    /// Ages of requests in flight whose workers wait no more, the youngest first.
     orphans: [Option<Age>; 3],
     /// How many orders the provider has taken, and how long ago the last one.
     accepted: u8,
@@ -230,7 +230,7 @@ struct World {
     max_attempts: u8,
     /// Who acts on it from outside. Both at once would only multiply what each of them shows.
     outside: Outside,
-    /// From here on no decision can tell ages apart.
+    /// From here on no outcome depends on ages.
     oldest: Age,
 }
 
@@ -246,31 +246,35 @@ fn in_ticks(duration: Duration) -> Age {
     Age::try_from(duration.as_secs() / TICK.as_secs()).unwrap_or(Age::MAX)
 }
 
-fn trouble() -> Trouble {
-    Trouble::new(ErrorClass::Unknown, String::new())
+fn failure() -> Failure {
+    Failure::new(ErrorClass::Unknown, String::new())
 }
 
-/// As `Held::settlement` and `Record::answer` have it. `left`: whether a request may have left.
-fn outcome(settlement: &Settlement, order: Option<u8>, made: bool, left: bool) -> Outcome {
-    match settlement {
-        Settlement::Sent { .. } => Outcome::Sent { order },
-        Settlement::Failed(_) => Outcome::Failed { spent: made },
-        Settlement::Expired => Outcome::Expired,
-        Settlement::Uncertain(_) => Outcome::Uncertain {
+/// As `Withheld::outcome` and `Record::answer` have it. `left`: whether a request may have left.
+fn effect(outcome: &Outcome, order: Option<u8>, made: bool, left: bool) -> Effect {
+    match outcome {
+        Outcome::Sent { .. } => Effect::Sent { order },
+        Outcome::Failed(_) => Effect::Failed { spent: made },
+        Outcome::Expired => Effect::Expired,
+        Outcome::Uncertain(_) => Effect::Uncertain {
             spent: made,
-            doubt: left,
+            indeterminate: left,
         },
-        Settlement::Retry { delay, doubt, .. } => Outcome::Retry {
+        Outcome::Retry {
+            delay,
+            indeterminate,
+            ..
+        } => Effect::Retry {
             delay: in_ticks(*delay),
-            doubt: *doubt,
+            indeterminate: *indeterminate,
         },
-        Settlement::GiveBack { delay, .. } => Outcome::GiveBack {
+        Outcome::Release { delay, .. } => Effect::Release {
             delay: in_ticks(*delay),
         },
     }
 }
 
-impl Outcome {
+impl Effect {
     const fn is_sent(&self) -> bool {
         matches!(self, Self::Sent { .. })
     }
@@ -280,10 +284,10 @@ impl Row {
     const FIRST: Self = Self {
         status: Status::Queued,
         attempt: 0,
-        given_back: 0,
+        released: 0,
         due_in: 0,
         claimed: 0,
-        doubt: None,
+        indeterminate: None,
         order: None,
         log: 0,
         answered: false,
@@ -300,23 +304,29 @@ impl Row {
     }
 
     /// `SET` of `record_sent.sql` and `record_other.sql`.
-    fn settle(&mut self, outcome: Outcome, doubt_moves: bool) {
-        let (status, spent, delay, doubt) = match outcome {
-            Outcome::Sent { .. } => (Status::Sent, true, 0, false),
-            Outcome::Failed { spent } => (Status::Failed, spent, 0, false),
-            Outcome::Expired => (Status::Expired, false, 0, false),
-            Outcome::Uncertain { spent, doubt } => (Status::Uncertain, spent, 0, doubt),
-            Outcome::Retry { delay, doubt } => (Status::Queued, true, delay, doubt),
-            Outcome::GiveBack { delay } => (Status::Queued, false, delay, false),
+    fn settle(&mut self, effect: Effect, guard_restarts: bool) {
+        let (status, spent, delay, indeterminate) = match effect {
+            Effect::Sent { .. } => (Status::Sent, true, 0, false),
+            Effect::Failed { spent } => (Status::Failed, spent, 0, false),
+            Effect::Expired => (Status::Expired, false, 0, false),
+            Effect::Uncertain {
+                spent,
+                indeterminate,
+            } => (Status::Uncertain, spent, 0, indeterminate),
+            Effect::Retry {
+                delay,
+                indeterminate,
+            } => (Status::Queued, true, delay, indeterminate),
+            Effect::Release { delay } => (Status::Queued, false, delay, false),
         };
-        if doubt && (self.doubt.is_none() || doubt_moves) {
-            self.doubt = Some(self.claimed);
+        if indeterminate && (self.indeterminate.is_none() || guard_restarts) {
+            self.indeterminate = Some(self.claimed);
         }
         if !spent {
             self.attempt = self.attempt.saturating_sub(1);
-            self.given_back = 1;
+            self.released = 1;
         }
-        if let Outcome::Sent { order } = outcome {
+        if let Effect::Sent { order } = effect {
             self.order = order;
             self.duplicate = order.is_none();
             self.answered = true;
@@ -332,7 +342,7 @@ impl Row {
             self.claimed = 0;
         }
         if !self.is_open() {
-            self.doubt = self.doubt.map(|_| 0);
+            self.indeterminate = self.indeterminate.map(|_| 0);
             self.due_in = 0;
         }
     }
@@ -373,7 +383,7 @@ impl State {
             match worker {
                 Worker::Idle => {}
                 Worker::Claimed(claim)
-                | Worker::Admitted(claim, _)
+                | Worker::Checked(claim, _)
                 | Worker::Waiting(claim, _, _) => claim.current = false,
                 Worker::Done { current, .. } => *current = false,
             }
@@ -438,15 +448,15 @@ impl World {
         self.wrong == Some(wrong)
     }
 
-    fn situation(&self, claim: &Claim, overdue: bool) -> Situation {
-        let doubt_age = claim.doubt.map(|age| ticks(age.into()));
-        Situation {
+    fn job_state(&self, claim: &Claim, overdue: bool) -> JobState {
+        let indeterminate_age = claim.indeterminate.map(|age| ticks(age.into()));
+        JobState {
             job: Uuid::from_u128(7),
             attempt: claim.attempt.into(),
             max_attempts: self.max_attempts.into(),
-            given_back: claim.given_back.into(),
+            released: claim.released.into(),
             since_claim: ticks(claim.age.into()),
-            doubt_age: doubt_age.filter(|_| !self.is(Wrong::BlindResend)),
+            indeterminate_age: indeterminate_age.filter(|_| !self.is(Wrong::BlindResend)),
             expires_in: overdue.then_some(Duration::ZERO),
         }
     }
@@ -455,60 +465,64 @@ impl World {
     fn decide(&self, claim: &Claim, overdue: bool, verdict: Verdict, order: Option<u8>) -> Worker {
         let left = !matches!(verdict, Verdict::NotSent(_));
         let verdict = match verdict {
-            Verdict::Unclear { .. } if self.is(Wrong::BlindResend) => Verdict::NotSent(trouble()),
-            Verdict::Unclear { .. } if self.is(Wrong::DoubtIsFailure) => {
-                Verdict::Refused(trouble())
+            Verdict::Indeterminate { .. } if self.is(Wrong::BlindResend) => {
+                Verdict::NotSent(failure())
+            }
+            Verdict::Indeterminate { .. } if self.is(Wrong::IndeterminateIsFailure) => {
+                Verdict::Refused(failure())
             }
             other => other,
         };
-        let situation = self.situation(claim, overdue);
-        let Decision { settlement, .. } = self.policy.decide(&situation, verdict);
+        let job_state = self.job_state(claim, overdue);
+        let (outcome, _) = self.policy.decide(&job_state, verdict);
         Worker::Done {
             current: claim.current,
-            outcome: outcome(&settlement, order, true, left),
+            effect: effect(&outcome, order, true, left),
         }
     }
 
     /// What a rescuer makes of an abandoned claim.
-    fn rescue(&self, row: &Row, overdue: bool) -> Outcome {
+    fn rescue(&self, row: &Row, overdue: bool) -> Effect {
         if self.is(Wrong::BlindResend) {
-            return Outcome::GiveBack { delay: 0 };
+            return Effect::Release { delay: 0 };
         }
         let claim = Claim {
             current: true,
             attempt: row.attempt,
-            given_back: row.given_back,
+            released: row.released,
             age: row.claimed,
-            doubt: row.doubt,
+            indeterminate: row.indeterminate,
         };
-        let settlement = self.policy.rescue(&self.situation(&claim, overdue));
-        outcome(&settlement, None, true, true)
+        let outcome = self.policy.rescue(&self.job_state(&claim, overdue));
+        effect(&outcome, None, true, true)
     }
 
     /// The gate.
     fn gate(&self, claim: Claim, overdue: bool) -> Worker {
-        let admission = match self.policy.admit(&self.situation(&claim, overdue)) {
-            _ if self.is(Wrong::OpenGate) => Admission::Send,
-            Admission::LeaseTooShort if self.is(Wrong::LeaseTooShortUnasked) => Admission::Send,
-            admission => admission,
+        let check = match self.policy.check(&self.job_state(&claim, overdue)) {
+            _ if self.is(Wrong::OpenGate) => PreSendCheck::Send,
+            PreSendCheck::LeaseTooShort if self.is(Wrong::LeaseTooShortUnasked) => {
+                PreSendCheck::Send
+            }
+            check => check,
         };
-        let settlement = match admission {
-            Admission::Send => return Worker::Admitted(claim, 0),
-            Admission::Expired => Settlement::Expired,
-            Admission::DoubtTooOld => Settlement::Uncertain(trouble()),
-            Admission::LeaseTooShort | Admission::ExpiredInDoubt => Settlement::GiveBack {
+        let outcome = match check {
+            PreSendCheck::Send => return Worker::Checked(claim, 0),
+            PreSendCheck::Expired => Outcome::Expired,
+            PreSendCheck::GuardElapsed => Outcome::Uncertain(failure()),
+            PreSendCheck::LeaseTooShort | PreSendCheck::IndeterminateExpired => Outcome::Release {
                 delay: Duration::from_secs(1),
-                trouble: None,
+                failure: None,
             },
         };
         Worker::Done {
             current: claim.current,
-            outcome: outcome(&settlement, None, false, false),
+            effect: effect(&outcome, None, false, false),
         }
     }
 
     /// `record_sent.sql` and `record_other.sql`, and where they find nothing `record_late.sql`.
-    fn record(&self, row: &mut Row, current: bool, outcome: Outcome, rescue: bool) -> Told {
+    fn record(&self, row: &mut Row, current: bool, effect: Effect, rescue: bool) -> Told {
         let marked = if self.is(Wrong::NoMarker) {
             Status::Queued
         } else {
@@ -516,10 +530,10 @@ impl World {
         };
         let guarded = row.status == marked && (current || self.is(Wrong::NoToken));
         if guarded || (rescue && self.is(Wrong::RescueOverwrites)) {
-            row.settle(outcome, self.is(Wrong::DoubtMoves));
+            row.settle(effect, self.is(Wrong::GuardRestarts));
             return Told::Settled;
         }
-        let Outcome::Sent { order } = outcome else {
+        let Effect::Sent { order } = effect else {
             // Remembered, and nothing else.
             return Told::Late;
         };
@@ -549,15 +563,15 @@ impl World {
         }
     }
 
-    /// An invariant that the recording of `outcome` broke.
+    /// An invariant that the recording of `effect` broke.
     fn recorded_wrongly(
         &self,
         before: &State,
         after: &State,
-        outcome: Outcome,
+        effect: Effect,
         told: Told,
     ) -> Option<Invariant> {
-        if let Outcome::Sent { order } = outcome {
+        if let Effect::Sent { order } = effect {
             if after.row.status != Status::Sent {
                 return Some(Invariant::TruthPrevails);
             }
@@ -642,17 +656,17 @@ impl World {
         let verdict = match reply {
             Reply::Taken => Verdict::Accepted(OrderId::parse("1")),
             Reply::Duplicate => Verdict::Duplicate,
-            Reply::Refused => Verdict::Refused(trouble()),
+            Reply::Refused => Verdict::Refused(failure()),
             Reply::Blocked => Verdict::Blocked {
                 scope: PauseScope::Account,
-                trouble: trouble(),
+                failure: failure(),
             },
             Reply::Throttled => Verdict::Throttled {
-                trouble: trouble(),
+                failure: failure(),
                 retry_after: None,
             },
-            Reply::TakenUnreadable | Reply::OutOfOrder => Verdict::Unclear {
-                trouble: trouble(),
+            Reply::TakenUnreadable | Reply::OutOfOrder => Verdict::Indeterminate {
+                failure: failure(),
                 answered: true,
             },
             Reply::TakenSilently | Reply::DuplicateSilently | Reply::Lost => {
@@ -686,9 +700,9 @@ impl World {
         let claim = Claim {
             current: true,
             attempt: row.attempt.max(1),
-            given_back: row.given_back,
+            released: row.released,
             age: 0,
-            doubt: row.doubt,
+            indeterminate: row.indeterminate,
         };
         Some(state.with(place, Worker::Claimed(claim)))
     }
@@ -717,9 +731,9 @@ impl World {
                 let after = state.with(place, self.gate(claim, state.overdue));
                 step("asked at the gate", after, None);
             }
-            Worker::Admitted(claim, _) => {
+            Worker::Checked(claim, _) => {
                 let not_sent =
-                    self.decide(&claim, state.overdue, Verdict::NotSent(trouble()), None);
+                    self.decide(&claim, state.overdue, Verdict::NotSent(failure()), None);
                 step("surely not sent", state.with(place, not_sent), None);
                 // The provider's client asks once more about the time (`Order::not_after`).
                 if !state.overdue {
@@ -735,24 +749,24 @@ impl World {
                     }
                 }
                 // Timed out, or the connection broke.
-                let silence = Verdict::Unclear {
-                    trouble: trouble(),
+                let silence = Verdict::Indeterminate {
+                    failure: failure(),
                     answered: false,
                 };
                 let done = self.decide(&claim, state.overdue, silence, None);
                 step("no answer", state.with(place, done).orphaned(worker), None);
             }
-            Worker::Done { current, outcome } => {
+            Worker::Done { current, effect } => {
                 let mut after = *state;
-                let told = self.record(&mut after.row, current, outcome, false);
-                let broken = self.recorded_wrongly(state, &after, outcome, told);
+                let told = self.record(&mut after.row, current, effect, false);
+                let broken = self.recorded_wrongly(state, &after, effect, told);
                 step("recorded, and nobody heard it", after, broken);
                 step("recorded", after.with(place, Worker::Idle), broken);
             }
         }
     }
 
-    /// What upkeep and people do, and the requests that nobody waits for.
+    /// What maintenance and people do, and the requests that nobody waits for.
     fn other_steps(&self, state: &State, push: &mut impl FnMut(Step)) {
         let row = &state.row;
         let mut step = |what, state, broken| {
@@ -775,10 +789,10 @@ impl World {
                 step("found abandoned", after, None);
             }
             None => {}
-            Some((current, outcome)) => {
+            Some((current, effect)) => {
                 let mut after = *state;
-                let told = self.record(&mut after.row, current, outcome, true);
-                let broken = self.recorded_wrongly(state, &after, outcome, told);
+                let told = self.record(&mut after.row, current, effect, true);
+                let broken = self.recorded_wrongly(state, &after, effect, told);
                 step("rescued, and nobody heard it", after, broken);
                 after.rescuer = None;
                 step("rescued", after, broken);
@@ -799,15 +813,15 @@ impl World {
             }
             if self.is_stale(row) {
                 let after = with_row(&|row| row.put(Status::Uncertain));
-                step("set aside as a stale doubt", after, None);
+                step("uncertain: indeterminate for too long", after, None);
             }
         }
         let reopened = || {
             let mut after = *state;
             after.by_hand = true;
-            after.row.given_back = 1;
+            after.row.released = 1;
             after.row.attempt = 0;
-            after.row.doubt = None;
+            after.row.indeterminate = None;
             after.row.put(Status::Queued);
             after
         };
@@ -832,10 +846,10 @@ impl World {
             _ => {}
         }
         // `settle_found.sql`, of the last order: there is one where nobody has resent by hand.
-        let sought = row.status == Status::Uncertain
+        let wanted = row.status == Status::Uncertain
             || (row.status == Status::Sent && row.order.is_none())
-            || (row.status == Status::Failed && row.doubt.is_some());
-        if let Some(order) = state.accepted.checked_sub(1).filter(|_| sought) {
+            || (row.status == Status::Failed && row.indeterminate.is_some());
+        if let Some(order) = state.accepted.checked_sub(1).filter(|_| wanted) {
             let found = |row: &mut Row| {
                 row.put(Status::Sent);
                 row.order = Some(order);
@@ -876,17 +890,17 @@ impl World {
             }
     }
 
-    /// `stale_doubts.sql`, with the age that upkeep gives it.
+    /// `stale.sql`, with the age that maintenance gives it.
     fn is_stale(&self, row: &Row) -> bool {
         let asked = !self.is(Wrong::BlindResend);
-        let age = row.doubt.map(|age| ticks(age.into()));
+        let age = row.indeterminate.map(|age| ticks(age.into()));
         asked && age.is_some_and(|age| !self.policy.is_guarded(age))
     }
 
     /// `expire.sql`
     fn expire(&self, state: &State) -> (State, Option<Invariant>) {
         let mut after = *state;
-        let unsent = state.row.doubt.is_none() || self.is(Wrong::ExpiryForgetsDoubts);
+        let unsent = state.row.indeterminate.is_none() || self.is(Wrong::ExpiryForgetsRequests);
         after.row.put(if unsent {
             Status::Expired
         } else {
@@ -905,16 +919,16 @@ impl World {
             match worker {
                 Worker::Idle | Worker::Done { .. } => {}
                 Worker::Claimed(claim)
-                | Worker::Admitted(claim, _)
+                | Worker::Checked(claim, _)
                 | Worker::Waiting(claim, _, _) => {
                     claim.age = older(claim.age);
-                    claim.doubt = claim.doubt.map(older);
+                    claim.indeterminate = claim.indeterminate.map(older);
                 }
             }
             match worker {
-                Worker::Admitted(_, since) if self.is(Wrong::FrozenBehindTheGate) => *since = 1,
-                Worker::Admitted(_, since) if *since >= AT_THE_GATE => return None,
-                Worker::Admitted(_, since) => *since += 1,
+                Worker::Checked(_, since) if self.is(Wrong::FrozenBehindTheGate) => *since = 1,
+                Worker::Checked(_, since) if *since >= AT_THE_GATE => return None,
+                Worker::Checked(_, since) => *since += 1,
                 Worker::Waiting(_, since, arrived) => {
                     *arrived |= *since >= WIRE;
                     *since = (*since + 1).min(WIRE);
@@ -931,7 +945,7 @@ impl World {
             row.claimed = older(row.claimed);
         }
         if row.is_open() {
-            row.doubt = row.doubt.map(older);
+            row.indeterminate = row.indeterminate.map(older);
         }
         if after.accepted > 0 {
             after.accepted_ago = (after.accepted_ago + 1).min(PROVIDER_GUARD);
@@ -946,16 +960,16 @@ impl World {
             for worker in &mut state.workers {
                 match worker {
                     Worker::Claimed(claim)
-                    | Worker::Admitted(claim, _)
+                    | Worker::Checked(claim, _)
                     | Worker::Waiting(claim, _, _)
                         if !claim.current =>
                     {
-                        (claim.attempt, claim.given_back) = (1, 0);
+                        (claim.attempt, claim.released) = (1, 0);
                         if claim.age >= in_ticks(self.policy.lease) {
-                            (claim.age, claim.doubt) = (self.oldest, None);
+                            (claim.age, claim.indeterminate) = (self.oldest, None);
                         }
                     }
-                    Worker::Done { current, outcome } if !*current && !outcome.is_sent() => {
+                    Worker::Done { current, effect } if !*current && !effect.is_sent() => {
                         *worker = Worker::Idle;
                     }
                     _ => {}
@@ -998,7 +1012,7 @@ impl World {
         if before.row.known() & !after.row.known() != 0 {
             return Some(Invariant::BothKept);
         }
-        let unfounded = is == Status::Uncertain && after.row.doubt.is_none();
+        let unfounded = is == Status::Uncertain && after.row.indeterminate.is_none();
         (after.row.attempt > self.max_attempts || unfounded).then_some(Invariant::RowsMakeSense)
     }
 
@@ -1014,12 +1028,12 @@ impl World {
                 Worker::Claimed(claim) => {
                     return Some(state.with(place, self.gate(claim, state.overdue)));
                 }
-                Worker::Admitted(claim, _) if state.overdue => {
+                Worker::Checked(claim, _) if state.overdue => {
                     let not_sent =
-                        self.decide(&claim, state.overdue, Verdict::NotSent(trouble()), None);
+                        self.decide(&claim, state.overdue, Verdict::NotSent(failure()), None);
                     return Some(state.with(place, not_sent));
                 }
-                Worker::Admitted(claim, _) => return Some(self.start(state, place, claim).0),
+                Worker::Checked(claim, _) => return Some(self.start(state, place, claim).0),
                 Worker::Waiting(claim, age, false) => {
                     let possible = self.replies(state);
                     let reply = [Reply::Duplicate, Reply::Taken, Reply::Refused]
@@ -1029,24 +1043,24 @@ impl World {
                     return Some(self.arrive(*state, Some((place, claim, age)), reply).0);
                 }
                 Worker::Waiting(claim, _, true) => {
-                    let silence = Verdict::Unclear {
-                        trouble: trouble(),
+                    let silence = Verdict::Indeterminate {
+                        failure: failure(),
                         answered: false,
                     };
                     let done = self.decide(&claim, state.overdue, silence, None);
                     return Some(state.with(place, done));
                 }
-                Worker::Done { current, outcome } => {
+                Worker::Done { current, effect } => {
                     let mut after = state.with(place, Worker::Idle);
-                    self.record(&mut after.row, current, outcome, false);
+                    self.record(&mut after.row, current, effect, false);
                     return Some(after);
                 }
             }
         }
         let mut after = *state;
-        if let Some((current, outcome)) = state.rescuer {
+        if let Some((current, effect)) = state.rescuer {
             after.rescuer = None;
-            self.record(&mut after.row, current, outcome, true);
+            self.record(&mut after.row, current, effect, true);
             Some(after)
         } else if row.status == Status::Sending && self.is_abandoned(row) {
             after.rescuer = Some((true, self.rescue(row, state.overdue)));
@@ -1082,9 +1096,9 @@ impl World {
         arrived
     }
 
-    /// Visits every state. Stops at the first step that breaks `sought`, or any invariant where none is sought, and tells
+    /// Visits every state. Stops at the first step that breaks `wanted`, or any invariant where none is wanted, and tells
     /// how it came to it.
-    fn explore(&self, sought: Option<Invariant>) -> Result<Explored, (Invariant, String)> {
+    fn explore(&self, wanted: Option<Invariant>) -> Result<Explored, (Invariant, String)> {
         let mut seen = Known::default();
         let mut fine = Known::default();
         let mut order = vec![(State::FIRST, 0_usize, "")];
@@ -1092,16 +1106,16 @@ impl World {
         let mut steps = 0;
         let mut ends = HashSet::new();
         let mut left = VecDeque::from([0]);
-        let is_sought = |invariant| sought.is_none_or(|sought| sought == invariant);
+        let is_being_reconciled = |invariant| wanted.is_none_or(|wanted| wanted == invariant);
         while let Some(at) = left.pop_front() {
             let state = order[at].0;
             ends.insert(state.row.status);
-            if is_sought(Invariant::WayOn) && !self.has_a_way_on(state, &mut fine) {
+            if is_being_reconciled(Invariant::WayOn) && !self.has_a_way_on(state, &mut fine) {
                 return Err((Invariant::WayOn, story(&order, at, "and there it stays")));
             }
             for step in self.steps(&state) {
                 steps += 1;
-                if let Some(broken) = step.broken.filter(|broken| is_sought(*broken)) {
+                if let Some(broken) = step.broken.filter(|broken| is_being_reconciled(*broken)) {
                     return Err((broken, story(&order, at, step.what)));
                 }
                 if seen.insert(step.state) {
@@ -1118,7 +1132,7 @@ impl World {
     }
 }
 
-/// The shortest way to a fault, one step per line.
+/// The shortest way to a broken invariant, one step per line.
 fn story(order: &[(State, usize, &'static str)], mut at: usize, last: &str) -> String {
     let mut lines = vec![format!("{last}\n  from {:?}", order[at].0)];
     while at != 0 {
@@ -1224,8 +1238,8 @@ fn a_record_without_the_token_is_caught() {
 }
 
 #[test]
-fn a_doubt_that_is_taken_for_a_failure_is_caught() {
-    breaks(Wrong::DoubtIsFailure, Invariant::NotCalledUnsent);
+fn an_indeterminate_request_that_is_called_failed_is_caught() {
+    breaks(Wrong::IndeterminateIsFailure, Invariant::NotCalledUnsent);
 }
 
 #[test]
@@ -1235,8 +1249,8 @@ fn a_guard_window_longer_than_the_providers_is_caught() {
 }
 
 #[test]
-fn a_guard_window_that_starts_anew_with_each_doubt_is_caught() {
-    breaks(Wrong::DoubtMoves, Invariant::StartedGuarded);
+fn a_guard_window_that_starts_anew_with_each_indeterminate_request_is_caught() {
+    breaks(Wrong::GuardRestarts, Invariant::StartedGuarded);
 }
 
 #[test]
@@ -1274,11 +1288,11 @@ fn a_second_acceptance_that_replaces_the_first_is_caught() {
 }
 
 #[test]
-fn an_expiry_that_forgets_doubts_is_caught() {
-    breaks(Wrong::ExpiryForgetsDoubts, Invariant::NotCalledUnsent);
+fn an_expiry_that_forgets_indeterminate_requests_is_caught() {
+    breaks(Wrong::ExpiryForgetsRequests, Invariant::NotCalledUnsent);
 }
 
-/// The residue: between the last question and the first byte nothing can be asked.
+/// The known gap: between the last check and the first byte nothing can be checked.
 #[test]
 fn a_worker_frozen_behind_the_gate_for_longer_than_the_guard_could_send_twice() {
     breaks(Wrong::FrozenBehindTheGate, Invariant::AcceptedOnce);

@@ -1,4 +1,4 @@
--- Takes queued jobs out. What is being sent cannot be recalled, and is left alone. Also says which of them had a request
+-- Cancels queued jobs. What is being sent cannot be recalled, and is not changed. Also says which of them had a request
 -- that may have been accepted.
 --   $1 ids   $2 account   $3 error class   $4 sender   $5 batch   $6 at most
 WITH chosen AS MATERIALIZED (

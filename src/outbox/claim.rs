@@ -16,15 +16,15 @@ pub struct Slots {
     pub per_second: u32,
     /// How late after the start of its 10 ms a message may leave before its slot is forfeited. Windows are made longer by as
     /// much, so that lateness never makes two slots meet in one second.
-    pub slack: Duration,
+    pub tolerance: Duration,
     /// How far ahead slots are reserved. Short, so that an urgent message never waits behind many that are merely early.
     pub horizon: Duration,
 }
 
 impl Slots {
-    /// One second and the slack, in the 10 ms that the ring counts.
+    /// One second and the tolerance, in the 10 ms that the ring counts.
     fn window(self) -> i32 {
-        100 + i32::try_from(self.slack.as_millis().div_ceil(10)).unwrap_or(100)
+        100 + i32::try_from(self.tolerance.as_millis().div_ceil(10)).unwrap_or(100)
     }
 
     fn horizon(self) -> i32 {
@@ -38,7 +38,7 @@ impl Slots {
 
 /// A job's place in the order in which jobs of one priority are claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Floor {
+pub struct Cursor {
     /// When it was due.
     pub due_at: DateTime<Utc>,
     /// Tells those apart that are due at one moment.
@@ -47,9 +47,9 @@ pub struct Floor {
 
 /// From where a claim reads on, for priorities 0 to 3; `None`: from the beginning.
 ///
-/// What lies below is stepped over, not forgotten: a job that is committed late, or comes back, can be there. So every now and
-/// then a claim has to look at everything.
-pub type Floors = [Option<Floor>; 4];
+/// What lies below is skipped, not forgotten: a job that is committed late, or is released, can be there. So now and then a
+/// claim has to be a full sweep.
+pub type Cursors = [Option<Cursor>; 4];
 
 /// A job that this worker holds until its lease ends. The database says `sending`: from here on it may have been sent.
 #[derive(Clone)]
@@ -82,14 +82,14 @@ pub struct Claim {
     pub priority: i16,
     /// From when on it could be claimed.
     pub due_at: DateTime<Utc>,
-    /// Age of an older doubt at the time of the claim.
-    pub doubt_age: Option<Duration>,
+    /// How long it had been indeterminate at the time of the claim.
+    pub indeterminate_age: Option<Duration>,
     /// Time to `expires_at` at the time of the claim.
     pub expires_in: Option<Duration>,
     /// Microseconds from the claim to the start of the reserved 10 ms; negative if they had begun.
     pub wait_us: i32,
-    /// Under which slack they were reserved; `None` for what needs no slot.
-    pub slack: Option<Duration>,
+    /// Under which tolerance they were reserved; `None` for what needs no slot.
+    pub tolerance: Option<Duration>,
     /// Just before the claim was asked for: the latest moment that is surely not after it.
     pub asked: Instant,
     /// When the claim was known here: the earliest moment that is surely not before it.
@@ -103,11 +103,11 @@ impl Claim {
         self.priority == 0
     }
 
-    /// Where the next claim can read on. `None` for a doubt, which may have been taken out of its turn.
+    /// Where the next claim can read on. `None` for an indeterminate job, which may have been claimed before others.
     #[must_use]
-    pub fn place(&self) -> Option<Floor> {
-        let in_turn = self.urgent() || self.doubt_age.is_none();
-        in_turn.then_some(Floor {
+    pub fn place(&self) -> Option<Cursor> {
+        let in_turn = self.urgent() || self.indeterminate_age.is_none();
+        in_turn.then_some(Cursor {
             due_at: self.due_at,
             id: self.id,
         })
@@ -141,13 +141,13 @@ struct Row {
     priority: i16,
     due_at: DateTime<Utc>,
     provider_send_at_s: Option<i64>,
-    doubt_age_ms: Option<i64>,
+    indeterminate_age_ms: Option<i64>,
     expires_in_ms: Option<i64>,
     wait_us: i32,
 }
 
 impl Row {
-    fn into_claim(self, slack: Option<Duration>, asked: Instant, received: Instant) -> Claim {
+    fn into_claim(self, tolerance: Option<Duration>, asked: Instant, received: Instant) -> Claim {
         Claim {
             id: self.id,
             token: self.token,
@@ -165,10 +165,10 @@ impl Row {
             bulk: self.bulk,
             priority: self.priority,
             due_at: self.due_at,
-            doubt_age: self.doubt_age_ms.map(from_millis),
+            indeterminate_age: self.indeterminate_age_ms.map(from_millis),
             expires_in: self.expires_in_ms.map(from_millis),
             wait_us: self.wait_us,
-            slack,
+            tolerance,
             asked,
             received,
         }
@@ -192,11 +192,11 @@ pub const CLAIM_BULK: &str = concat!(
 type Claiming = QueryAs<'static, Postgres, Row, PgArguments>;
 
 impl Outbox {
-    /// Claims up to `at_most` due single messages of `account`, the most urgent first, as far as slots allow, from `floors` on.
+    /// Claims up to `at_most` due single messages of `account`, the most urgent first, as far as slots allow, from `cursors` on.
     ///
     /// # Errors
-    /// When the database cannot be reached or refuses, or is not the one that was noted. If the answer was lost, the claims may
-    /// stand nevertheless: they are rescued when their leases end.
+    /// When the database cannot be reached or refuses, or is not the pinned one. If the answer was lost, the claims may
+    /// stand nevertheless: they are recovered when their leases end.
     pub async fn claim(
         &self,
         account: &str,
@@ -204,27 +204,34 @@ impl Outbox {
         lease: Duration,
         worker: &str,
         slots: Slots,
-        floors: &Floors,
+        cursors: &Cursors,
     ) -> Result<Vec<Claim>, OutboxError> {
-        let due_at = floors.map(|floor| floor.map(|floor| floor.due_at));
-        let id = floors.map(|floor| floor.map_or(Uuid::nil(), |floor| floor.id));
-        let slack = (slots.per_second > 0).then_some(slots.slack);
+        let due_at = cursors.map(|cursor| cursor.map(|cursor| cursor.due_at));
+        let id = cursors.map(|cursor| cursor.map_or(Uuid::nil(), |cursor| cursor.id));
+        let tolerance = (slots.per_second > 0).then_some(slots.tolerance);
         let mut claims = self
-            .mark(CLAIM_SINGLES, account, lease, worker, slack, |claiming| {
-                claiming
-                    .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
-                    .bind(slots.limit())
-                    .bind(slots.window())
-                    .bind(slots.horizon())
-                    .bind(due_at)
-                    .bind(id)
-            })
+            .mark(
+                CLAIM_SINGLES,
+                account,
+                lease,
+                worker,
+                tolerance,
+                |claiming| {
+                    claiming
+                        .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
+                        .bind(slots.limit())
+                        .bind(slots.window())
+                        .bind(slots.horizon())
+                        .bind(due_at)
+                        .bind(id)
+                },
+            )
             .await?;
-        // They come in the order of their places in the table.
-        if slack.is_some() {
+        // They come in the order of their rows in the table.
+        if tolerance.is_some() {
             claims.sort_by_key(|claim| (!claim.urgent(), claim.wait_us));
         } else {
-            // Urgent ones, doubts, and then by priority, as they were chosen.
+            // Urgent jobs, indeterminate jobs, and then by priority, as they were chosen.
             claims.sort_by_key(|claim| {
                 let out_of_turn = claim.place().is_none();
                 (
@@ -255,7 +262,7 @@ impl Outbox {
             })
             .await
         {
-            // Another worker took the one place for bulk orders a moment earlier: an answer, not a fault.
+            // Another worker claimed a bulk order of the account a moment earlier: an answer, not an error.
             Err(OutboxError::Refused {
                 source: sqlx::Error::Database(error),
                 ..
@@ -264,19 +271,19 @@ impl Outbox {
         }
     }
 
-    /// Every claim there is. Whether this is the noted database is asked here, so that no claim can leave it out.
+    /// Every claim there is. Whether this is the pinned database is checked here, so that no claim can leave it out.
     async fn mark(
         &self,
         statement: &'static str,
         account: &str,
         lease: Duration,
         worker: &str,
-        slack: Option<Duration>,
+        tolerance: Option<Duration>,
         bind: impl FnOnce(Claiming) -> Claiming,
     ) -> Result<Vec<Claim>, OutboxError> {
         let asked = Instant::now();
         let rows = self
-            .call_where_noted("claiming jobs", async |connection| {
+            .call_where_pinned("claiming jobs", async |connection| {
                 let claiming = sqlx::query_as(failpoints::sql(statement))
                     .bind(account.to_owned())
                     .bind(millis(lease))
@@ -286,7 +293,7 @@ impl Outbox {
             })
             .await?;
         let received = Instant::now();
-        let claim = |row: Row| row.into_claim(slack, asked, received);
+        let claim = |row: Row| row.into_claim(tolerance, asked, received);
         Ok(rows.into_iter().map(claim).collect())
     }
 

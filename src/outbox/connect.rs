@@ -9,7 +9,7 @@ use sqlx::{
 
 use super::{
     Outbox, OutboxError,
-    installation::Watch,
+    identity::Watch,
     pooler::{MARK, PgBouncer, Ways, ask_for_the_mark, mark},
     warm::Warm,
 };
@@ -40,7 +40,7 @@ pub struct ConnectOptions {
     pub application_name: String,
     /// Whether a PgBouncer stands in between; if so, no session settings and no named statements are used.
     pub pgbouncer: PgBouncer,
-    /// Whether each connection is asked, before it is used, whether it leads to the database that was noted. For workers.
+    /// Whether each connection is asked, before it is used, whether it leads to the pinned database. For workers.
     pub watches: bool,
     /// Whether it is for a worker, whose statements are few, always want the same plan, and follow each other closely. Plans are
     /// made once, and always by index: the planner would weigh each statement anew, which took longer than claiming 50 jobs,

@@ -1,4 +1,4 @@
--- Hands one due probe to whoever asks first, and sets the next one, so that the fleet asks the provider once and ever less
+-- Takes one due probe for this worker and schedules the next one, so that the fleet probes the provider once and ever less
 -- often.
 --   $1 accounts   $2 first probe after ms   $3 longest time between probes in ms
 WITH due AS MATERIALIZED (
@@ -9,8 +9,8 @@ WITH due AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 )
 UPDATE sms_outbox.pauses AS pause
-SET strikes = pause.strikes + 1,
-    probe_at = now() + least($3::bigint, $2::bigint * power(2, least(pause.strikes, 20))) * interval '1 millisecond'
+SET consecutive_failures = pause.consecutive_failures + 1,
+    probe_at = now() + least($3::bigint, $2::bigint * power(2, least(pause.consecutive_failures, 20))) * interval '1 millisecond'
 FROM due
 WHERE (pause.account, pause.scope, pause.sender) = (due.account, due.scope, due.sender)
 RETURNING pause.account, pause.scope, pause.sender, pause.error_class

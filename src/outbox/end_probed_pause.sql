@@ -1,4 +1,4 @@
--- Ends a pause because a probe found the provider in order. A person's pause is never probed: one that was begun while the
+-- Ends a pause because a probe found the provider healthy. A person's pause is never probed: one that was begun while the
 -- probe was under way stays. Returns nothing if none was ended.
 --   $1 account   $2 scope   $3 sender   $4 by
 UPDATE sms_outbox.pauses

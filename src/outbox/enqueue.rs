@@ -8,7 +8,7 @@ use crate::{
     producer::{EnqueueError, Enqueued, enqueue, enqueue_bulk, enqueue_once},
 };
 
-/// In a transaction of its own, for whoever has nothing else to put into it. Unlike the functions with a pool, safe through a
+/// In a transaction of its own, for callers that write nothing else in it. Unlike the functions with a pool, safe through a
 /// pooler.
 impl Outbox {
     /// As [`enqueue`].
@@ -59,7 +59,7 @@ impl From<OutboxError> for EnqueueError {
             // Of these, only the first can be: nothing is read here, and a message may wait anywhere.
             OutboxError::Deadline { .. }
             | OutboxError::Unreadable { .. }
-            | OutboxError::Unconfirmed(_)
+            | OutboxError::AnotherDatabase(_)
             | OutboxError::Standby => Self::Database(sqlx::Error::PoolTimedOut),
         }
     }

@@ -1,4 +1,4 @@
-//! What `doctor` asks: how the server is set up, and whether anything in the queue has come to a halt.
+//! What `doctor` asks: how the server is set up, and whether anything in the queue is stuck.
 
 use sqlx::{Connection, FromRow};
 
@@ -43,7 +43,7 @@ pub struct Missing {
     pub object: String,
 }
 
-/// What has come to a halt, or is about to.
+/// What is stuck, or about to be.
 #[derive(Clone, Debug, Default, FromRow)]
 pub struct QueueFacts {
     /// Jobs that were being sent when their claim ran out, half a minute ago or more.
@@ -176,7 +176,7 @@ impl Outbox {
         .await
     }
 
-    /// Whether anything has come to a halt.
+    /// Whether anything is stuck.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.

@@ -3,8 +3,11 @@ WITH wanted (name, privilege) AS (
     VALUES ('jobs', 'SELECT'), ('jobs', 'INSERT'), ('jobs', 'UPDATE'),
            ('attempt_log', 'SELECT'), ('attempt_log', 'INSERT'), ('attempts', 'SELECT'), ('queue_stats', 'SELECT'),
            ('pauses', 'SELECT'), ('pauses', 'INSERT'), ('pauses', 'UPDATE'),
-           ('rate_rings', 'SELECT'), ('rate_rings', 'INSERT'), ('rate_rings', 'UPDATE'),
-           ('installation', 'SELECT'), ('installation', 'INSERT'), ('installation', 'UPDATE'),
+           ('rate_limits', 'SELECT'), ('rate_limits', 'INSERT'), ('rate_limits', 'UPDATE'),
+           ('database_identity', 'SELECT'), ('database_identity', 'INSERT'), ('database_identity', 'UPDATE'),
+           ('reconciliation_tasks', 'SELECT'), ('reconciliation_tasks', 'INSERT'), ('reconciliation_tasks', 'UPDATE'),
+           ('reconciliation_tasks', 'DELETE'),
+           ('maintenance_leases', 'SELECT'), ('maintenance_leases', 'INSERT'), ('maintenance_leases', 'UPDATE'),
            ('_migrations', 'SELECT')
 ), ours AS (
     SELECT oid FROM pg_namespace WHERE nspname = 'sms_outbox'

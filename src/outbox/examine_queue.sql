@@ -1,4 +1,4 @@
--- What has come to a halt. One walk over the table: this is asked by a person now and then.
+-- What is stuck. One walk over the table: this is asked by a person now and then.
 WITH failed AS (
     SELECT error_class, count(*) AS jobs
     FROM sms_outbox.jobs

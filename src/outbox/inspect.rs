@@ -16,7 +16,7 @@ pub struct Filter {
     pub account: Option<String>,
     /// In this status.
     pub status: Option<String>,
-    /// With this class of trouble.
+    /// With this class of failure.
     pub error_class: Option<String>,
     /// From this sender.
     pub sender: Option<String>,
@@ -35,7 +35,7 @@ pub struct Filter {
     /// Of each job's numbers, not more than this many; for [`Outbox::list`].
     pub numbers_at_most: Option<i32>,
     /// With, or without, an unanswered request that may have been accepted; for [`Outbox::matching`].
-    pub in_doubt: Option<bool>,
+    pub indeterminate: Option<bool>,
 }
 
 /// A job as a person sees it. Moments are UTC, as in `2026-11-22T14:05:09.123Z`.
@@ -201,7 +201,7 @@ impl Outbox {
                 .bind(filter.older_than_s)
                 .bind(filter.newer_than_s)
                 .bind(filter.at_most)
-                .bind(filter.in_doubt)
+                .bind(filter.indeterminate)
                 .persistent(false)
                 .fetch_all(connection)
                 .await

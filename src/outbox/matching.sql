@@ -1,5 +1,5 @@
--- Which jobs fit, the oldest first. Whoever changes many jobs takes their ids first and then goes through them a handful at
--- a time: one statement for a million rows would outlive its deadline, and a job that comes round again is not taken twice.
+-- Which jobs fit, the oldest first. Whoever changes many jobs takes their ids first and then goes through them a few at a
+-- time: one statement for a million rows would outlive its deadline, and a job that comes round again is not taken twice.
 --   $1 ids   $2 account   $3 status   $4 error class   $5 sender   $6 batch   $7 idempotency key   $8 a recipient (normalised)
 --   $9 created at least so many seconds ago   $10 at most so many seconds ago   $11 at most
 --   $12 whether an unanswered request stands behind them (null: either)

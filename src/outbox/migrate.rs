@@ -46,16 +46,35 @@ pub enum MigrationError {
          `migrate` the database's own address"
     )]
     Pooled,
+    /// The schema is of the time before the first release.
+    #[error("{UNRELEASED}")]
+    Unreleased,
+    /// Texts would be kept in an encoding that has no place for them.
+    #[error(
+        "the database's encoding is {found}, which has no place for every character of a message: sms-outbox needs a database \
+         in UTF8 (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
+    )]
+    NotUtf8 {
+        /// What the server calls it.
+        found: String,
+    },
     /// A migration failed, or an applied one is not what this program knows by its number.
     #[error("bringing the schema sms_outbox up to date")]
     Migrate(#[source] MigrateError),
 }
+
+/// What is to be done about a schema that unreleased versions of this program made: names differ, and no migration leads on.
+pub const UNRELEASED: &str = "the schema sms_outbox was made by a version from before the first release, and nothing has been \
+    changed: stop its workers, rename it (ALTER SCHEMA sms_outbox RENAME TO sms_outbox_old), run `sms-outbox migrate`, and copy \
+    its jobs as docs/operations.md says under \"A schema from before the first release\"";
 
 /// How the database's schema relates to this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SchemaState {
     /// There is none.
     Missing,
+    /// An unreleased version of this program made it; see [`UNRELEASED`].
+    Unreleased,
     /// `sms-outbox migrate` has something to do.
     Older {
         /// What the database has.
@@ -148,7 +167,19 @@ impl ConnectOptions {
         {
             return Err(MigrationError::Pooled);
         }
-        Ok(applied_version(connection).await.map_err(doing)?)
+        let encoding = connection
+            .fetch_one("SELECT pg_encoding_to_char(encoding)::text FROM pg_database WHERE datname = current_database()")
+            .await
+            .map_err(doing)?;
+        let encoding: String = encoding.try_get(0).map_err(doing)?;
+        if encoding != "UTF8" {
+            return Err(MigrationError::NotUtf8 { found: encoding });
+        }
+        let applied = applied_version(connection).await.map_err(doing)?;
+        if applied.is_some() && is_unreleased(connection).await.map_err(doing)? {
+            return Err(MigrationError::Unreleased);
+        }
+        Ok(applied)
     }
 
     /// Ends when new connections have got no answer three times in a row. A server that has no place for another one does
@@ -192,6 +223,19 @@ async fn applied_version(connection: &mut PgConnection) -> Result<Option<i64>, s
         .try_get(0)
 }
 
+/// Whether the first migration that was applied is another than ours: it changed until the first release, and never since.
+async fn is_unreleased(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let migrator = migrator();
+    let first = migrator.iter().next().map(|first| first.checksum.to_vec());
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM sms_outbox._migrations WHERE version = 1 AND success AND checksum <> $1)",
+    )
+    .bind(first)
+    .persistent(false)
+    .fetch_one(connection)
+    .await
+}
+
 impl Outbox {
     /// How the database's schema relates to this program.
     ///
@@ -199,13 +243,16 @@ impl Outbox {
     /// When the database cannot be reached or refuses.
     pub async fn schema_state(&self) -> Result<SchemaState, OutboxError> {
         let known = known_version();
-        let applied = self
+        let (applied, unreleased) = self
             .call("reading the schema's version", async |connection| {
-                applied_version(connection).await
+                let applied = applied_version(connection).await?;
+                let unreleased = applied.is_some() && is_unreleased(connection).await?;
+                Ok((applied, unreleased))
             })
             .await?;
         Ok(match applied {
             None => SchemaState::Missing,
+            Some(_) if unreleased => SchemaState::Unreleased,
             Some(found) if found < known => SchemaState::Older { found, known },
             Some(found) if found > known => SchemaState::Newer { found, known },
             Some(version) => SchemaState::Current { version },

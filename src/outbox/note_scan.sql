@@ -1,7 +1,7 @@
--- What a scan that settled nothing has shown.
+-- Records a scan that ended without a match.
 --   $1 job   $2 token   $3 whether it was clean (null: it could not be finished)   $4 outcome (null: go on)
 --   $5 ms to the next scan   $6 candidates   $7 note
-UPDATE sms_outbox.searches
+UPDATE sms_outbox.reconciliation_tasks
 SET scans = scans + CASE WHEN $3::boolean IS NULL THEN 0 ELSE 1 END,
     clean_scans = CASE WHEN $3 THEN clean_scans + 1 WHEN $3 IS NULL THEN clean_scans ELSE 0 END,
     outcome = $4,

@@ -2,11 +2,9 @@
 --   $1 the moment
 -- Piece by piece, as the partial indexes have it: finished jobs may be a hundred times as many.
 WITH open AS (
-    SELECT status, due_at FROM sms_outbox.jobs WHERE status = 'queued' AND NOT bulk AND parked IS NULL
+    SELECT status, due_at FROM sms_outbox.jobs WHERE status = 'queued' AND held IS NULL
     UNION ALL
-    SELECT status, due_at FROM sms_outbox.jobs WHERE status = 'queued' AND bulk
-    UNION ALL
-    SELECT status, due_at FROM sms_outbox.jobs WHERE status = 'queued' AND parked IS NOT NULL AND NOT bulk
+    SELECT status, due_at FROM sms_outbox.jobs WHERE status = 'queued' AND held IS NOT NULL
     UNION ALL
     SELECT status, due_at FROM sms_outbox.jobs WHERE status = 'sending'
 )

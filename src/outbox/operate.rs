@@ -1,4 +1,4 @@
-//! What people may do to jobs: retry what failed, cancel what waits, settle what is uncertain.
+//! What people may do to jobs: retry what failed, cancel what waits, resolve what is uncertain.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub enum Cancelled {
     DoneButMayHaveBeenSent,
 }
 
-/// How a person settles an uncertain job.
+/// How a person resolves an uncertain job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution {
     /// It arrived; under this order, where that is known.
@@ -81,8 +81,8 @@ impl Outbox {
                     .await
             })
             .await?;
-        let outcome = |doubt| {
-            if doubt {
+        let outcome = |indeterminate| {
+            if indeterminate {
                 Cancelled::DoneButMayHaveBeenSent
             } else {
                 Cancelled::Done
@@ -90,11 +90,11 @@ impl Outbox {
         };
         Ok(rows
             .into_iter()
-            .map(|(id, doubt)| (id, outcome(doubt)))
+            .map(|(id, indeterminate)| (id, outcome(indeterminate)))
             .collect())
     }
 
-    /// Settles an uncertain job as a person decided.
+    /// Resolves an uncertain job as a person decided.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, from_millis, millis};
-use crate::lifecycle::{PauseScope, Trouble};
+use crate::lifecycle::{Failure, PauseScope};
 
 /// A pause to begin.
 #[derive(Clone, Debug)]
@@ -17,8 +17,8 @@ pub struct PauseOrder<'a> {
     pub scope: PauseScope,
     /// Which sender, for [`PauseScope::Sender`]; empty otherwise.
     pub sender: &'a str,
-    /// The trouble behind it; `None` when an operator wants it.
-    pub trouble: Option<&'a Trouble>,
+    /// The failure behind it; `None` when an operator wants it.
+    pub failure: Option<&'a Failure>,
     /// A sentence for the operator.
     pub reason: &'a str,
     /// Who began it.
@@ -52,7 +52,7 @@ pub struct PauseRow {
     pub error_code: Option<i32>,
     pub reason: String,
     pub paused_by: String,
-    pub strikes: i32,
+    pub consecutive_failures: i32,
     /// Milliseconds since it began.
     pub held_for_ms: i64,
     pub since: Option<String>,
@@ -91,8 +91,8 @@ impl Outbox {
                 .bind(order.account)
                 .bind(order.scope.as_str())
                 .bind(order.sender)
-                .bind(order.trouble.map(|trouble| trouble.class.as_str()))
-                .bind(order.trouble.and_then(|trouble| trouble.code))
+                .bind(order.failure.map(|failure| failure.class.as_str()))
+                .bind(order.failure.and_then(|failure| failure.code))
                 .bind(order.reason)
                 .bind(order.by)
                 .bind(order.lasts.map(millis))
@@ -182,7 +182,7 @@ impl Outbox {
         probing: Probing,
     ) -> Result<Option<DueProbe>, OutboxError> {
         let row: Option<(String, String, String)> = self
-            .call_where_noted("looking for due probes", async |connection| {
+            .call_where_pinned("looking for due probes", async |connection| {
                 sqlx::query_as(include_str!("due_probe.sql"))
                     .bind(accounts)
                     .bind(millis(probing.first))
@@ -208,7 +208,7 @@ impl Outbox {
         .transpose()
     }
 
-    /// Ends a pause for whoever asked the provider and found it in order: a pause that a person has begun meanwhile stays.
+    /// Ends a pause after a probe found the provider healthy. A pause that a person has begun meanwhile stays.
     /// Returns how long it lasted, or `None` if none was ended.
     ///
     /// # Errors
@@ -235,35 +235,34 @@ impl Outbox {
         Ok(lasted.map(from_millis))
     }
 
-    /// Puts due messages that a pause holds back out of the claim's way, as far as they are among the first `look` of their
-    /// priority; returns how many.
+    /// Marks due jobs behind a pause as held, as far as they are among the first `look` of their priority; returns how many.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn park(&self, look: usize) -> Result<usize, OutboxError> {
-        self.call("parking jobs", async |connection| {
-            let parked: Vec<Uuid> = sqlx::query_scalar(include_str!("park.sql"))
+    pub async fn hold(&self, look: usize) -> Result<usize, OutboxError> {
+        self.call("holding jobs", async |connection| {
+            let held: Vec<Uuid> = sqlx::query_scalar(include_str!("hold.sql"))
                 .bind(i64::try_from(look).unwrap_or(i64::MAX))
                 .persistent(self.persistent())
                 .fetch_all(connection)
                 .await?;
-            Ok(parked.len())
+            Ok(held.len())
         })
         .await
     }
 
-    /// Puts up to `at_most` messages back whose pause is over; returns how many.
+    /// Releases up to `at_most` held jobs whose pause is over; returns how many.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn unpark(&self, at_most: usize) -> Result<usize, OutboxError> {
-        self.call("unparking jobs", async |connection| {
-            let unparked: Vec<Uuid> = sqlx::query_scalar(include_str!("unpark.sql"))
+    pub async fn release_held(&self, at_most: usize) -> Result<usize, OutboxError> {
+        self.call("releasing held jobs", async |connection| {
+            let released: Vec<Uuid> = sqlx::query_scalar(include_str!("release_held.sql"))
                 .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
                 .persistent(self.persistent())
                 .fetch_all(connection)
                 .await?;
-            Ok(unparked.len())
+            Ok(released.len())
         })
         .await
     }

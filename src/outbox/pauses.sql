@@ -1,6 +1,6 @@
 -- What is held back right now.
 --   $1 account (null: all)
-SELECT account, scope, sender, error_class, error_code, reason, paused_by, strikes,
+SELECT account, scope, sender, error_class, error_code, reason, paused_by, consecutive_failures,
        (extract(epoch FROM now() - since) * 1000)::bigint AS held_for_ms,
        to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS since,
        to_char(until AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') AS until,

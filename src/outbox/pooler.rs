@@ -1,13 +1,12 @@
-//! The two ways to the database, and which of them is taken: with a session of our own, or through a pooler such as PgBouncer
-//! in transaction mode, which lends a server process for one transaction at a time.
+//! Two ways to reach the database, and the choice between them: with a session of our own, or through a pooler such as
+//! PgBouncer in transaction mode, which lends a server process for one transaction at a time.
 //!
 //! Nobody has to know which it is. A session of our own begins with settings that every connection asks for; a pooler has
 //! nowhere to keep them. PgBouncer refuses the connection because of them or, told to ignore them
 //! (`ignore_startup_parameters`), drops them, so that a mark among them does not come back. Each new connection is asked for
 //! the mark before it is used, which costs nothing later: a pooler that is put in between while a worker runs is noticed too.
 //!
-//! What is chosen once a pooler was met works without one as well, and with one in session mode; it only takes more round
-//! trips.
+//! The way through a pooler also works without one, and with one in session mode; it only takes more round trips.
 
 use std::sync::{
     Arc, LazyLock,
@@ -28,7 +27,7 @@ pub enum PgBouncer {
     Absent,
 }
 
-/// The setting that carries the mark. Nothing reads it but we.
+/// The setting that carries the mark. Only this program reads it.
 pub(super) const MARK: &str = "sms_outbox.session";
 
 /// This process's own, so that nobody's configuration can give it by chance.
@@ -62,7 +61,7 @@ pub(super) struct Ways {
     shared: PgPool,
     /// Whether `own` may turn out to be the wrong way.
     is_open: bool,
-    /// Whether a pooler was met, or is known to be there. Never taken back: see above.
+    /// Whether a pooler was met, or is known to be there. Never unset: see above.
     met: Arc<AtomicBool>,
 }
 
@@ -138,7 +137,7 @@ pub(super) async fn ask_for_the_mark(
         }
         // It answered, but not the question: not to be used without the answer.
         Err(error @ sqlx::Error::Database(_)) => Err(error),
-        // It is broken, which whoever gets it finds out, and says, at once.
+        // The connection is broken; its first call fails and reports that.
         Err(_) => Ok(()),
     }
 }

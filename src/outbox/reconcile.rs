@@ -1,4 +1,4 @@
-//! What the search for lost orders reads and writes.
+//! What reconciliation reads and writes.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{Outbox, OutboxError, from_millis, millis};
 use crate::{
     lifecycle::OrderId,
     message::{ForeignNumbers, Recipient, RecipientList},
-    reconciliation::{Finding, ListedOrder, Sought},
+    reconciliation::{Finding, ListedOrder, ReconciliationTask},
 };
 
 /// The most messages that are looked at to find out whether one of them may have made an order too.
@@ -31,20 +31,20 @@ struct Row {
     settled_for_ms: i64,
 }
 
-/// How the search for a job's order stands.
+/// The state of a job's reconciliation task.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
-pub struct Search {
-    /// `found`, `none`, `several`; `None` while it goes on.
+pub struct Reconciliation {
+    /// `found`, `none`, `several`; `None` while it is open.
     pub outcome: Option<String>,
-    /// How often the reports were read.
+    /// How many scans there were.
     pub scans: i32,
-    /// How many of them, in a row, held nothing that fits.
+    /// How many of the latest scans found no match.
     pub clean_scans: i32,
     /// The orders that fit.
     pub candidates: Json<Vec<Candidate>>,
     /// A sentence about the last scan.
     pub note: Option<String>,
-    /// Milliseconds until the reports are read next.
+    /// Milliseconds until the next scan.
     pub next_in_ms: Option<i64>,
 }
 
@@ -73,20 +73,20 @@ impl From<&ListedOrder> for Candidate {
 }
 
 impl Outbox {
-    /// Takes or keeps a duty that only one worker has at a time, for so long. `false`: it is another's.
+    /// Takes or keeps a maintenance lease, which one worker holds at a time, for so long. `false`: it is another's.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn take_duty(
+    pub async fn take_maintenance_lease(
         &self,
-        duty: &str,
+        lease: &str,
         worker: &str,
         hold: Duration,
     ) -> Result<bool, OutboxError> {
         let taken: Option<bool> = self
-            .call_where_noted("taking a duty", async |connection| {
-                sqlx::query_scalar(include_str!("take_duty.sql"))
-                    .bind(duty)
+            .call_where_pinned("taking a lease", async |connection| {
+                sqlx::query_scalar(include_str!("take_maintenance_lease.sql"))
+                    .bind(lease)
                     .bind(worker)
                     .bind(millis(hold))
                     .persistent(self.persistent())
@@ -97,13 +97,13 @@ impl Outbox {
         Ok(taken == Some(true))
     }
 
-    /// Whether there is an order of the account's to look for now.
+    /// Whether the account has anything to reconcile now.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn is_sought(&self, account: &str) -> Result<bool, OutboxError> {
-        self.call("asking whether orders are sought", async |connection| {
-            sqlx::query_scalar(include_str!("is_sought.sql"))
+    pub async fn is_being_reconciled(&self, account: &str) -> Result<bool, OutboxError> {
+        self.call("looking for reconciliation tasks", async |connection| {
+            sqlx::query_scalar(include_str!("is_being_reconciled.sql"))
                 .bind(account)
                 .persistent(self.persistent())
                 .fetch_one(connection)
@@ -112,13 +112,16 @@ impl Outbox {
         .await
     }
 
-    /// Names the orders of duplicates whose twins' orders have become known; returns job and twin.
+    /// Gives duplicates the order of their original once it is known; returns duplicate and original.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn name_after_twins(&self, account: &str) -> Result<Vec<(Uuid, Uuid)>, OutboxError> {
-        self.call("naming orders after twins", async |connection| {
-            sqlx::query_as(include_str!("name_after_twins.sql"))
+    pub async fn name_after_originals(
+        &self,
+        account: &str,
+    ) -> Result<Vec<(Uuid, Uuid)>, OutboxError> {
+        self.call("naming the orders of duplicates", async |connection| {
+            sqlx::query_as(include_str!("name_after_originals.sql"))
                 .bind(account)
                 .persistent(self.persistent())
                 .fetch_all(connection)
@@ -127,19 +130,19 @@ impl Outbox {
         .await
     }
 
-    /// Up to `at_most` jobs whose order is to be looked for now; begins and ends searches as jobs have moved.
+    /// Up to `at_most` jobs that are to be reconciled now; begins and ends reconciliation tasks as the jobs have changed.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn due_searches(
+    pub async fn due_reconciliation(
         &self,
         account: &str,
         foreign: ForeignNumbers,
         at_most: usize,
-    ) -> Result<Vec<Sought>, OutboxError> {
+    ) -> Result<Vec<ReconciliationTask>, OutboxError> {
         let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
-        self.call("beginning searches", async |connection| {
-            sqlx::query(include_str!("begin_searches.sql"))
+        self.call("beginning reconciliation tasks", async |connection| {
+            sqlx::query(include_str!("begin_reconciliation.sql"))
                 .bind(account)
                 .bind(at_most)
                 .persistent(self.persistent())
@@ -147,8 +150,8 @@ impl Outbox {
                 .await
         })
         .await?;
-        self.call("ending searches", async |connection| {
-            sqlx::query(include_str!("end_stale_searches.sql"))
+        self.call("ending reconciliation tasks", async |connection| {
+            sqlx::query(include_str!("end_reconciliation.sql"))
                 .bind(account)
                 .persistent(self.persistent())
                 .execute(connection)
@@ -156,8 +159,8 @@ impl Outbox {
         })
         .await?;
         let rows: Vec<Row> = self
-            .call("reading searches", async |connection| {
-                sqlx::query_as(include_str!("due_searches.sql"))
+            .call("reading reconciliation tasks", async |connection| {
+                sqlx::query_as(include_str!("due_reconciliation.sql"))
                     .bind(account)
                     .bind(at_most)
                     .persistent(self.persistent())
@@ -165,7 +168,7 @@ impl Outbox {
                     .await
             })
             .await?;
-        let sought = rows.into_iter().map(|row| Sought {
+        let task = rows.into_iter().map(|row| ReconciliationTask {
             job: row.id,
             token: row.token,
             sender: row.sender,
@@ -177,7 +180,7 @@ impl Outbox {
             scans: u32::try_from(row.scans).unwrap_or(0),
             clean_scans: u32::try_from(row.clean_scans).unwrap_or(0),
         });
-        Ok(sought.collect())
+        Ok(task.collect())
     }
 
     /// Which of these orders, none of which was taken before `since`, belong to jobs of ours already.
@@ -207,38 +210,41 @@ impl Outbox {
     pub async fn has_rivals(
         &self,
         account: &str,
-        sought: &Sought,
+        task: &ReconciliationTask,
         foreign: ForeignNumbers,
     ) -> Result<bool, OutboxError> {
         let rows: Vec<(Uuid, Vec<Option<String>>)> = self
-            .call("looking for other messages in doubt", async |connection| {
-                sqlx::query_as(include_str!("rivals.sql"))
-                    .bind(sought.job)
-                    .bind(account)
-                    .bind(&sought.sender)
-                    .bind(sought.since.timestamp_micros())
-                    .bind(sought.until.timestamp_micros())
-                    .bind(RIVALS)
-                    .persistent(self.persistent())
-                    .fetch_all(connection)
-                    .await
-            })
+            .call(
+                "looking for other indeterminate messages",
+                async |connection| {
+                    sqlx::query_as(include_str!("rivals.sql"))
+                        .bind(task.job)
+                        .bind(account)
+                        .bind(&task.sender)
+                        .bind(task.since.timestamp_micros())
+                        .bind(task.until.timestamp_micros())
+                        .bind(RIVALS)
+                        .persistent(self.persistent())
+                        .fetch_all(connection)
+                        .await
+                },
+            )
             .await?;
         // Too many to look at: then one of them may well be.
         let too_many = i64::try_from(rows.len()).is_ok_and(|rows| rows >= RIVALS);
         Ok(too_many
             || rows
                 .iter()
-                .any(|(_, texts)| sought.is_to(&numbers(texts, foreign))))
+                .any(|(_, texts)| task.is_to(&numbers(texts, foreign))))
     }
 
-    /// The job is sent, under this order. `false`: it was settled otherwise meanwhile.
+    /// The job is sent, under this order. `false`: the job was resolved meanwhile.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
     pub async fn settle_found(
         &self,
-        sought: &Sought,
+        task: &ReconciliationTask,
         order: &ListedOrder,
         evidence: &str,
         worker: &str,
@@ -246,8 +252,8 @@ impl Outbox {
         let settled: Option<Uuid> = self
             .call("recording an order that was found", async |connection| {
                 sqlx::query_scalar(include_str!("settle_found.sql"))
-                    .bind(sought.job)
-                    .bind(sought.token)
+                    .bind(task.job)
+                    .bind(task.token)
                     .bind(order.id.as_str())
                     .bind(evidence)
                     .bind(Json([Candidate::from(order)]))
@@ -260,13 +266,13 @@ impl Outbox {
         Ok(settled.is_some())
     }
 
-    /// Writes down what a scan has shown that settled nothing. `candidates`: the orders that fit; `None`: as before.
+    /// Records a scan that ended without a match. `candidates`: the orders that fit; `None`: as before.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
     pub async fn note_scan(
         &self,
-        sought: &Sought,
+        task: &ReconciliationTask,
         finding: &Finding,
         candidates: Option<&[ListedOrder]>,
         note: &str,
@@ -279,10 +285,10 @@ impl Outbox {
         };
         let candidates =
             candidates.map(|orders| Json(orders.iter().map(Candidate::from).collect::<Vec<_>>()));
-        self.call("noting a scan of the reports", async |connection| {
+        self.call("recording a scan of the reports", async |connection| {
             sqlx::query(include_str!("note_scan.sql"))
-                .bind(sought.job)
-                .bind(sought.token)
+                .bind(task.job)
+                .bind(task.token)
                 .bind(clean)
                 .bind(outcome)
                 .bind(millis(after))
@@ -296,13 +302,16 @@ impl Outbox {
         .await
     }
 
-    /// How the search for a job's order stands; `None` where there is none.
+    /// The state of a job's reconciliation task; `None` where there is none.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn search(&self, job: Uuid) -> Result<Option<Search>, OutboxError> {
-        self.call("reading the search for an order", async |connection| {
-            sqlx::query_as(include_str!("search_of.sql"))
+    pub async fn reconciliation_of(
+        &self,
+        job: Uuid,
+    ) -> Result<Option<Reconciliation>, OutboxError> {
+        self.call("reading a reconciliation task", async |connection| {
+            sqlx::query_as(include_str!("reconciliation_of.sql"))
                 .bind(job)
                 .persistent(false)
                 .fetch_optional(connection)
@@ -312,7 +321,7 @@ impl Outbox {
     }
 }
 
-impl Search {
+impl Reconciliation {
     /// The candidates' ids, where a person has to choose.
     #[must_use]
     pub fn orders(&self) -> Vec<OrderId> {

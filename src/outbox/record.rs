@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,15 +14,15 @@ use uuid::Uuid;
 use super::{Outbox, OutboxError};
 use crate::{
     failpoints::{self, Point},
-    lifecycle::{Progress, Settlement, Status},
+    lifecycle::{Outcome, Progress, Status},
 };
 
 /// Forty bits that tell messages of equal content: same account, same set of numbers, same text. The sender is left out,
 /// because nobody knows whether the provider's duplicate guard looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Content(i64);
+pub struct ContentKey(i64);
 
-impl Content {
+impl ContentKey {
     /// `numbers` in their normalised spelling, in any order.
     #[must_use]
     pub fn of<'a>(account: &str, numbers: impl IntoIterator<Item = &'a str>, body: &str) -> Self {
@@ -83,17 +84,17 @@ pub struct Record {
     /// Its number, from 1.
     pub attempt: i16,
     /// Who made it.
-    pub worker: String,
+    pub worker: Arc<str>,
     /// A moment that is surely not after the claim.
     pub claimed: Instant,
     /// What is to become of the job.
-    pub settlement: Settlement,
+    pub outcome: Outcome,
     /// What was seen, if a request was made.
     pub evidence: Option<Evidence>,
     /// Numbers that were left out because they could not be read.
     pub rejected: Vec<String>,
-    /// The content, for finding twins.
-    pub content: Content,
+    /// The content, to find duplicates.
+    pub content: ContentKey,
     /// Who says so.
     pub observer: Observer,
 }
@@ -101,11 +102,11 @@ pub struct Record {
 /// What recording did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recorded {
-    /// The claim still held, and the job is what the settlement says.
+    /// The claim still held, and the job is what the outcome says.
     Settled {
-        /// For a duplicate: the order of its twin, where one is known.
+        /// For a duplicate: the order of its original, where one is known.
         order_id: Option<String>,
-        /// For a duplicate: the twin.
+        /// For a duplicate: the original.
         duplicate_of: Option<Uuid>,
     },
     /// The claim had been lost. An acceptance made the job `sent` nevertheless, or named the order of one that was `sent`
@@ -114,9 +115,9 @@ pub enum Recorded {
         /// What the job was when the answer came.
         was: Status,
     },
-    /// The claim had been lost and another acceptance was on record already: it was accepted twice.
+    /// The claim had been lost and another acceptance was recorded already: it was accepted twice.
     AcceptedTwice {
-        /// The order that was on record, where one was.
+        /// The order that was recorded, where one was.
         known_order_id: Option<String>,
     },
     /// An earlier try of this very record had gone through, or the job is gone.
@@ -135,7 +136,7 @@ struct Answer<'a> {
     accepted: bool,
     spent: bool,
     delay_ms: u128,
-    doubt: bool,
+    indeterminate: bool,
     order_id: Option<&'a str>,
     duplicate: bool,
     rejected: Option<&'a [String]>,
@@ -154,8 +155,8 @@ impl Record {
     /// Whether it is the common case, which has a statement of its own.
     fn is_plainly_sent(&self) -> bool {
         matches!(
-            self.settlement,
-            Settlement::Sent {
+            self.outcome,
+            Outcome::Sent {
                 duplicate: false,
                 ..
             }
@@ -164,32 +165,36 @@ impl Record {
     }
 
     fn is_accepted(&self) -> bool {
-        matches!(self.settlement, Settlement::Sent { .. })
+        matches!(self.outcome, Outcome::Sent { .. })
     }
 
     fn answer(&self) -> Answer<'_> {
-        // A rescue takes it that a request was made.
+        // A rescue assumes that a request was made.
         let made = self.evidence.is_some() || self.observer == Observer::Rescue;
-        let (status, spent, trouble) = match &self.settlement {
-            Settlement::Sent { .. } => (Status::Sent, true, None),
-            Settlement::Failed(trouble) => (Status::Failed, made, Some(trouble)),
-            Settlement::Expired => (Status::Expired, false, None),
-            Settlement::Uncertain(trouble) => (Status::Uncertain, made, Some(trouble)),
-            Settlement::Retry { trouble, .. } => (Status::Queued, true, Some(trouble)),
-            Settlement::GiveBack { trouble, .. } => (Status::Queued, false, trouble.as_ref()),
+        let (status, spent, failure) = match &self.outcome {
+            Outcome::Sent { .. } => (Status::Sent, true, None),
+            Outcome::Failed(failure) => (Status::Failed, made, Some(failure)),
+            Outcome::Expired => (Status::Expired, false, None),
+            Outcome::Uncertain(failure) => (Status::Uncertain, made, Some(failure)),
+            Outcome::Retry { failure, .. } => (Status::Queued, true, Some(failure)),
+            Outcome::Release { failure, .. } => (Status::Queued, false, failure.as_ref()),
         };
-        let (order_id, duplicate) = match &self.settlement {
-            Settlement::Sent {
+        let (order_id, duplicate) = match &self.outcome {
+            Outcome::Sent {
                 order_id,
                 duplicate,
             } => (order_id.as_ref().map(|id| id.as_str()), *duplicate),
             _ => (None, false),
         };
-        let (delay, doubt) = match &self.settlement {
-            Settlement::Retry { delay, doubt, .. } => (*delay, *doubt),
-            Settlement::GiveBack { delay, .. } => (*delay, false),
-            // The doubt that ended in uncertainty may be this attempt's own.
-            Settlement::Uncertain(_) => {
+        let (delay, indeterminate) = match &self.outcome {
+            Outcome::Retry {
+                delay,
+                indeterminate,
+                ..
+            } => (*delay, *indeterminate),
+            Outcome::Release { delay, .. } => (*delay, false),
+            // The indeterminate attempt that made the job uncertain may be this one.
+            Outcome::Uncertain(_) => {
                 let own = self.observer == Observer::Rescue
                     || self
                         .evidence
@@ -197,9 +202,7 @@ impl Record {
                         .is_some_and(|seen| seen.progress != Progress::NotSent);
                 (Duration::ZERO, own)
             }
-            Settlement::Failed(_) | Settlement::Sent { .. } | Settlement::Expired => {
-                (Duration::ZERO, false)
-            }
+            Outcome::Failed(_) | Outcome::Sent { .. } | Outcome::Expired => (Duration::ZERO, false),
         };
         Answer {
             id: self.job,
@@ -211,14 +214,14 @@ impl Record {
             accepted: self.is_accepted(),
             spent,
             delay_ms: delay.as_millis(),
-            doubt,
+            indeterminate,
             order_id,
             duplicate,
             rejected: (!self.rejected.is_empty()).then_some(self.rejected.as_slice()),
             content: self.content.0,
-            error_class: trouble.map(|trouble| trouble.class.as_str()),
-            error_code: trouble.and_then(|trouble| trouble.code),
-            error_message: trouble.map(|trouble| trouble.message.as_str()),
+            error_class: failure.map(|failure| failure.class.as_str()),
+            error_code: failure.and_then(|failure| failure.code),
+            error_message: failure.map(|failure| failure.message.as_str()),
             observer: self.observer.as_str(),
             progress: match self.observer {
                 Observer::Worker => self.evidence.as_ref().map(|seen| seen.progress.as_str()),
@@ -254,21 +257,24 @@ impl Outbox {
     ///
     /// # Errors
     /// When the database cannot be reached or refuses; some of the records may have been written nevertheless.
-    pub async fn record(&self, records: &[Record]) -> Result<Vec<Recorded>, OutboxError> {
-        let mut outcomes = vec![Recorded::Nothing; records.len()];
-        let mut left: Vec<usize> = (0..records.len()).collect();
+    pub async fn record<'a>(
+        &self,
+        records: impl IntoIterator<Item = &'a Record>,
+    ) -> Result<Vec<Recorded>, OutboxError> {
+        let mut left: Vec<(usize, &Record)> = records.into_iter().enumerate().collect();
+        let mut outcomes = vec![Recorded::Nothing; left.len()];
         // Nearly always one round. A worker that was frozen past a lease can bring the answers to two claims of one job at
         // once, and no statement may meet a job twice: one of the two would be lost.
         while !left.is_empty() {
             let mut met = HashSet::with_capacity(left.len());
-            let (round, rest): (Vec<usize>, Vec<usize>) = left
+            let (round, rest): (Vec<_>, Vec<_>) = left
                 .into_iter()
-                .partition(|place| met.insert(records[*place].job));
+                .partition(|(_, record)| met.insert(record.job));
             left = rest;
-            let these: Vec<&Record> = round.iter().map(|place| &records[*place]).collect();
+            let these: Vec<&Record> = round.iter().map(|(_, record)| *record).collect();
             let mut outcome = self.record_round(&these).await?;
-            for place in round {
-                if let Some(recorded) = outcome.remove(&records[place].job) {
+            for (place, record) in round {
+                if let Some(recorded) = outcome.remove(&record.job) {
                     outcomes[place] = recorded;
                 }
             }
@@ -323,7 +329,7 @@ impl Outbox {
         let mut times: Vec<i32> = Vec::with_capacity(records.len());
         let mut contents = Vec::with_capacity(records.len());
         for record in records {
-            let Settlement::Sent { order_id, .. } = &record.settlement else {
+            let Outcome::Sent { order_id, .. } = &record.outcome else {
                 continue;
             };
             let evidence = record.evidence.as_ref();
@@ -389,8 +395,8 @@ impl Outbox {
             .iter()
             .filter(|record| {
                 matches!(
-                    record.settlement,
-                    Settlement::Sent {
+                    record.outcome,
+                    Outcome::Sent {
                         duplicate: false,
                         ..
                     }

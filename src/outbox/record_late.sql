@@ -1,7 +1,6 @@
--- What came after its claim was lost. A refusal or a doubt changes nothing any more and is only remembered. An acceptance is
--- a fact about the world: whatever the job has become, it is sent. If another acceptance is on record already, both stay,
--- and the caller raises the alarm. A 451, or a person's word, is no other acceptance: then this one names the order that
--- was still sought.
+-- Late answers: their claims had been lost. A refusal or a missing answer only enters the history. An acceptance is a fact about the
+-- world: whatever the job has become, it is sent. If another acceptance is recorded already, both stay, and the
+-- caller logs an error. A 451, or a person's resolution, is no other acceptance: then this one names the missing order.
 --   $1 a JSON array, one object per claim
 WITH durable AS MATERIALIZED (
     SELECT CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END
@@ -13,18 +12,18 @@ WITH durable AS MATERIALIZED (
         observer text, progress text, http_status smallint, provider_code integer, ms integer)
 ), before AS MATERIALIZED (
     SELECT job.id, job.status, job.token, job.order_id, job.ambiguous_since,
-           -- Our own record went through although its answer was lost: nothing is late, and nothing happened twice.
+           -- An earlier try of this very record succeeded, and only its answer was lost: nothing is late.
            job.status = 'sent' AND job.token = answer.token AND job.answer_ms IS NOT NULL AS is_ours,
            job.status = 'sent' AND (
-               -- The very order that a person or reconciliation has found is no second one.
+               -- The order that a person or reconciliation has found is not a second one.
                (job.order_id IS NOT NULL AND job.order_id IS DISTINCT FROM answer.order_id)
                OR (job.answer_ms IS NOT NULL AND NOT job.duplicate)
                OR EXISTS (
                    SELECT FROM sms_outbox.attempt_log AS log
                    WHERE log.job_id = job.id AND log.token <> answer.token AND log.provider_code = 200)) AS accepted_before
     FROM sms_outbox.jobs AS job JOIN answer USING (id)
-    -- Twice by id: the join rests on an estimate of the answers, which is a guess, and a wrong one would read the whole
-    -- table. The second form can only be answered by the primary key.
+    -- The id is compared twice: the planner guesses how many answers there are, and a wrong guess would make the join read
+    -- the whole table. The second form can only use the primary key.
     WHERE job.id = ANY (ARRAY(SELECT id FROM answer))
     ORDER BY job.id
     FOR NO KEY UPDATE OF job
@@ -32,7 +31,7 @@ WITH durable AS MATERIALIZED (
     UPDATE sms_outbox.jobs AS job
     SET status = 'sent', order_id = answer.order_id, duplicate = answer.duplicate, sent_at = now(), finished_at = now(),
         lease_until = NULL, error_class = NULL, error_code = NULL, error_message = NULL,
-        twin_key = ((extract(epoch FROM now()) / 300)::bigint << 40) | answer.content
+        content_key = ((extract(epoch FROM now()) / 300)::bigint << 40) | answer.content
     FROM answer
     WHERE answer.accepted AND job.id = answer.id AND job.id = ANY (ARRAY(SELECT id FROM answer)) AND job.status <> 'sent'
     RETURNING job.id
@@ -50,7 +49,7 @@ WITH durable AS MATERIALIZED (
            now() - answer.since_claim_ms * interval '1 millisecond', answer.ms, answer.progress, answer.http_status,
            answer.provider_code, answer.error_class, answer.error_message, answer.order_id, true
     FROM answer JOIN before USING (id)
-    -- A rescue that lost the race saw nothing that the winner did not see better.
+    -- A rescue that lost the race knows nothing that the winner does not know.
     WHERE answer.progress IS NOT NULL AND NOT before.is_ours AND answer.observer <> 'rescue'
     ON CONFLICT DO NOTHING
     RETURNING job_id

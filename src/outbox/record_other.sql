@@ -1,17 +1,17 @@
--- Records everything that is not a plain acceptance: retries, refusals, doubts, duplicates, claims handed back. Guarded like
--- record_sent; what is recorded is also appended to the history, unless no request was made.
+-- Records everything that is not a plain acceptance: retries, refusals, duplicates, released claims. Guarded like record_sent;
+-- what is recorded is also appended to the history, unless no request was made.
 --   $1 a JSON array, one object per claim
 WITH durable AS MATERIALIZED (
     SELECT CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END
 ), answer AS MATERIALIZED (
     SELECT answer.*
     FROM durable, jsonb_to_recordset($1) AS answer (
-        id uuid, token integer, status text, spent boolean, delay_ms bigint, doubt boolean,
+        id uuid, token integer, status text, spent boolean, delay_ms bigint, indeterminate boolean,
         order_id text, duplicate boolean, rejected text[], content bigint,
         error_class text, error_code integer, error_message text,
         observer text, progress text, http_status smallint, provider_code integer, ms integer)
 ), twin AS MATERIALIZED (
-    -- Whose message made the provider say 451? One of ours with the same numbers and text, accepted or in doubt, a short
+    -- Whose message made the provider say 451? One of ours with the same numbers and text, accepted or indeterminate, a short
     -- while ago: the older documentation's ten minutes, and as many more as the five-minute numbers take to cover them.
     SELECT answer.id, found.id AS twin_id, found.order_id
     FROM answer
@@ -20,7 +20,7 @@ WITH durable AS MATERIALIZED (
         SELECT job.id, job.order_id
         FROM (
             SELECT * FROM sms_outbox.jobs
-            WHERE twin_key = ANY (ARRAY(
+            WHERE content_key = ANY (ARRAY(
                 SELECT (((extract(epoch FROM now()) / 300)::bigint - back) << 40) | answer.content
                 FROM generate_series(0, 3) AS back))
             -- Keeps what follows out of the choice of an index: with stale statistics the account would be chosen.
@@ -28,7 +28,7 @@ WITH durable AS MATERIALIZED (
         ) AS job
         WHERE job.id <> self.id AND job.account = self.account AND job.body = self.body
           AND NOT job.duplicate AND (job.status = 'sent' OR job.ambiguous_since IS NOT NULL)
-          -- One with a doubt of its own is most likely its own twin; another sender's message proves nothing to it.
+          -- One that was indeterminate itself is most likely its own original: another sender's message proves nothing then.
           AND (self.ambiguous_since IS NULL OR job.sender = self.sender)
         ORDER BY job.order_id IS NULL, job.sender <> self.sender, job.sent_at DESC
         LIMIT 1
@@ -48,18 +48,18 @@ WITH durable AS MATERIALIZED (
         error_code = CASE WHEN answer.spent OR answer.error_class IS NOT NULL THEN answer.error_code ELSE job.error_code END,
         error_message = CASE WHEN answer.spent OR answer.error_class IS NOT NULL THEN answer.error_message
                              ELSE job.error_message END,
-        ambiguous_since = CASE WHEN answer.doubt THEN coalesce(job.ambiguous_since, job.claimed_at)
+        ambiguous_since = CASE WHEN answer.indeterminate THEN coalesce(job.ambiguous_since, job.claimed_at)
                                ELSE job.ambiguous_since END,
-        twin_key = CASE WHEN answer.doubt OR answer.status = 'sent'
-                        THEN ((extract(epoch FROM now()) / 300)::bigint << 40) | answer.content ELSE job.twin_key END,
+        content_key = CASE WHEN answer.indeterminate OR answer.status = 'sent'
+                        THEN ((extract(epoch FROM now()) / 300)::bigint << 40) | answer.content ELSE job.content_key END,
         sent_at = CASE WHEN answer.status = 'sent' THEN now() END,
         finished_at = CASE WHEN answer.status IN ('sent', 'failed', 'expired') THEN now() END,
         answer_http_status = CASE WHEN answer.status = 'sent' THEN answer.http_status END,
         answer_ms = CASE WHEN answer.status = 'sent' THEN answer.ms END,
         lease_until = NULL
     FROM answer
-    -- Twice by id: the join rests on an estimate of the answers, which is a guess, and a wrong one would read the whole
-    -- table. The second form can only be answered by the primary key.
+    -- The id is compared twice: the planner guesses how many answers there are, and a wrong guess would make the join read
+    -- the whole table. The second form can only use the primary key.
     WHERE job.id = answer.id AND job.id = ANY (ARRAY(SELECT id FROM answer))
       AND job.token = answer.token AND job.status = 'sending'
     RETURNING job.id, job.token, job.account, job.worker, job.claimed_at,

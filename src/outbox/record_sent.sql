@@ -6,7 +6,7 @@ WITH durable AS MATERIALIZED (
 UPDATE sms_outbox.jobs AS job
 SET status = 'sent', sent_at = now(), finished_at = now(), lease_until = NULL,
     -- No join with the arrays: for each of them the planner would read all of the others, and compare.
-    (order_id, answer_http_status, answer_ms, twin_key) = (
+    (order_id, answer_http_status, answer_ms, content_key) = (
         SELECT ($3::text[])[place], ($4::smallint[])[place], ($5::integer[])[place],
                ((extract(epoch FROM now()) / 300)::bigint << 40) | ($6::bigint[])[place]
         FROM array_position($1::uuid[], job.id) AS place),

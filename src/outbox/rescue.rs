@@ -1,4 +1,4 @@
-//! Finding jobs that time has overtaken: abandoned claims, expired messages, doubts too old to be repeated.
+//! Jobs that maintenance has to move: abandoned claims, expired messages, indeterminate jobs too old to be repeated.
 
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,8 @@ pub struct Abandoned {
     pub worker: String,
     /// Age of the claim.
     pub since_claim: Duration,
-    /// Age of an older doubt.
-    pub doubt_age: Option<Duration>,
+    /// How long it has been indeterminate.
+    pub indeterminate_age: Option<Duration>,
     /// Time to `expires_at`.
     pub expires_in: Option<Duration>,
     /// When this was read.
@@ -47,31 +47,31 @@ struct Row {
     max_attempts: i16,
     worker: Option<String>,
     since_claim_ms: Option<i64>,
-    doubt_age_ms: Option<i64>,
+    indeterminate_age_ms: Option<i64>,
     expires_in_ms: Option<i64>,
 }
 
-/// Which parts of the upkeep have something to do.
+/// Which parts of the maintenance have something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct DueUpkeep {
+pub struct DueMaintenance {
     /// Messages whose time has passed.
     pub expiry: bool,
-    /// Doubts that can no longer be repeated safely.
-    pub stale_doubts: bool,
-    /// Duplicates whose twin may be known by now.
+    /// Indeterminate jobs that can no longer be repeated safely.
+    pub stale: bool,
+    /// Duplicates whose original may be known by now.
     pub orphans: bool,
-    /// Pauses that hold, or whose messages are still out of the claims' way.
+    /// Pauses that hold, or whose jobs are still held.
     pub pauses: bool,
 }
 
 impl Outbox {
-    /// What there is to be done. `guarded`: how old a doubt may be and still be repeated.
+    /// What maintenance has to do. `guarded`: how long a job may be indeterminate and still be repeated.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn due_upkeep(&self, guarded: Duration) -> Result<DueUpkeep, OutboxError> {
+    pub async fn due_maintenance(&self, guarded: Duration) -> Result<DueMaintenance, OutboxError> {
         self.call("looking for what is to be done", async |connection| {
-            sqlx::query_as(include_str!("due_upkeep.sql"))
+            sqlx::query_as(include_str!("due_maintenance.sql"))
                 .bind(millis(guarded))
                 .persistent(self.persistent())
                 .fetch_one(connection)
@@ -110,7 +110,7 @@ impl Outbox {
             max_attempts: row.max_attempts,
             worker: row.worker.unwrap_or_default(),
             since_claim: row.since_claim_ms.map_or(Duration::ZERO, from_millis),
-            doubt_age: row.doubt_age_ms.map(from_millis),
+            indeterminate_age: row.indeterminate_age_ms.map(from_millis),
             expires_in: row.expires_in_ms.map(from_millis),
             read,
         });
@@ -133,38 +133,44 @@ impl Outbox {
         .await
     }
 
-    /// Sets queued jobs aside whose doubt is at least `age` old: they may no longer be repeated.
+    /// Makes queued jobs uncertain that have been indeterminate for `age`: they may no longer be repeated.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn set_stale_doubts_aside(
+    pub async fn stale_to_uncertain(
         &self,
         age: Duration,
         at_most: usize,
     ) -> Result<Vec<Uuid>, OutboxError> {
-        self.call("setting stale doubts aside", async |connection| {
-            sqlx::query_scalar(include_str!("stale_doubts.sql"))
-                .bind(millis(age))
-                .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
-                .persistent(self.persistent())
-                .fetch_all(connection)
-                .await
-        })
+        self.call(
+            "making stale indeterminate jobs uncertain",
+            async |connection| {
+                sqlx::query_scalar(include_str!("stale_to_uncertain.sql"))
+                    .bind(millis(age))
+                    .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
+                    .persistent(self.persistent())
+                    .fetch_all(connection)
+                    .await
+            },
+        )
         .await
     }
 
-    /// Names the twins of duplicates that could not be named when they were recorded; returns job and twin.
+    /// Names the originals of duplicates that could not be named when they were recorded; returns duplicate and original.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn find_twins(&self, at_most: usize) -> Result<Vec<(Uuid, Uuid)>, OutboxError> {
-        self.call("looking for the twins of duplicates", async |connection| {
-            sqlx::query_as(include_str!("find_twins.sql"))
-                .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
-                .persistent(self.persistent())
-                .fetch_all(connection)
-                .await
-        })
+    pub async fn find_originals(&self, at_most: usize) -> Result<Vec<(Uuid, Uuid)>, OutboxError> {
+        self.call(
+            "looking for the originals of duplicates",
+            async |connection| {
+                sqlx::query_as(include_str!("find_originals.sql"))
+                    .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
+                    .persistent(self.persistent())
+                    .fetch_all(connection)
+                    .await
+            },
+        )
         .await
     }
 }

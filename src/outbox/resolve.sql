@@ -1,11 +1,11 @@
--- A person settles an uncertain job.
+-- A person resolves an uncertain job.
 --   $1 id   $2 sent, queued or failed   $3 order id
 UPDATE sms_outbox.jobs AS job
 SET status = $2,
     order_id = $3,
     sent_at = CASE WHEN $2 = 'sent' THEN now() END,
     finished_at = CASE WHEN $2 IN ('sent', 'failed') THEN now() END,
-    -- To resend is to accept that it may arrive twice: the doubt is over, or every claim would set the job aside again.
+    -- To resend is to accept that it may arrive twice: the job is no longer indeterminate, or it would become uncertain again.
     ambiguous_since = CASE WHEN $2 = 'queued' THEN NULL ELSE ambiguous_since END,
     attempt = CASE WHEN $2 = 'queued' THEN 0 ELSE attempt END,
     due_at = CASE WHEN $2 = 'queued' THEN now() ELSE due_at END,

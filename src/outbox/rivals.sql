@@ -5,10 +5,7 @@ WITH open AS (
     WHERE status = 'sending'
     UNION ALL
     SELECT id, account, sender, recipients, ambiguous_since FROM sms_outbox.jobs
-    WHERE status = 'queued' AND ambiguous_since IS NOT NULL
-    UNION ALL
-    SELECT id, account, sender, recipients, ambiguous_since FROM sms_outbox.jobs
-    WHERE status = 'uncertain'
+    WHERE status IN ('queued', 'uncertain') AND ambiguous_since IS NOT NULL AND account = $2
     UNION ALL
     SELECT id, account, sender, recipients, coalesce(ambiguous_since, claimed_at) FROM sms_outbox.jobs
     WHERE status = 'sent' AND order_id IS NULL AND duplicate_of IS NULL

@@ -16,8 +16,8 @@ WITH durable AS MATERIALIZED (
     SELECT id, token, 'reconciliation', attempt, false, $6, now(), 'answered', $4, $3 FROM found
     ON CONFLICT DO NOTHING
 ), over AS (
-    UPDATE sms_outbox.searches AS search
+    UPDATE sms_outbox.reconciliation_tasks AS task
     SET outcome = 'found', next_at = NULL, scans = scans + 1, candidates = $5, note = $4
-    FROM found WHERE search.job_id = found.id
+    FROM found WHERE task.job_id = found.id
 )
 SELECT id FROM found

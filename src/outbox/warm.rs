@@ -1,9 +1,9 @@
 //! Connections that were used a moment ago, and are used again as they are.
 //!
-//! A pool asks a connection twice between two uses: whether it still answers, when it is given back, and whether a
+//! A pool asks a connection twice between two uses: whether it still answers, when it is released, and whether a
 //! transaction was left open on it, when it is taken out. Under load that is four round trips for every batch of jobs, where
-//! two would do. Here only [`Outbox::call`](super::Outbox) puts connections in and takes them out, after a call that ended in
-//! order, so nobody else can have left anything on them; and those that lay idle go back to the pool, to be asked.
+//! two would do. Here only [`Outbox::call`](super::Outbox) puts connections in and takes them out, after a call without an
+//! error, so nobody else can have left anything on them; and those that lay idle go back to the pool, to be asked.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,7 +16,7 @@ use super::give_back;
 
 /// How long a connection may lie idle and still be used unasked.
 const WARM_FOR: Duration = Duration::from_millis(500);
-/// As many calls of a worker hardly ever run at once. The pool keeps places for others.
+/// As many calls of a worker hardly ever run at once. The pool keeps connections for others.
 const MOST: usize = 3;
 
 /// The connections, the one that was used last on top.

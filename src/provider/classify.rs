@@ -10,7 +10,7 @@ use crate::lifecycle::{
         self, Account, Auth, Balance, Content, Iys, RateLimited, Recipients, Request, Schedule,
         Sender, Unavailable, Unknown,
     },
-    PauseScope, Trouble, Verdict,
+    Failure, PauseScope, Verdict,
 };
 
 /// What a code means, and what a person can do about it.
@@ -23,7 +23,7 @@ enum Meaning {
     Outage,
 }
 
-/// The provider's codes. Unless another page is named, each rests on the provider documentation, error-codes page and
+/// The provider's codes. Unless another page is named, each is from the provider documentation, error-codes page and
 /// the table of the send-sms page.
 fn meaning(code: i32) -> Meaning {
     use Meaning::{Accepted, Blocked, Duplicate, Outage, Refused, Throttled};
@@ -53,7 +53,7 @@ fn meaning(code: i32) -> Meaning {
         459 => Refused(Sender, "The sender is empty."),
         460 => Refused(
             Sender,
-            "The sender has more than 11 characters or a letter that is not allowed.",
+            "The sender has more than 11 characters, or one that is not allowed.",
         ),
         // "Hatalı numara": form or prefix; foreign numbers without the panel's "abroad" mode.
         466 => Refused(
@@ -137,30 +137,30 @@ pub(super) fn classify(reply: &Reply, answer: &Answer, secrets: &[&str]) -> (Ver
         Some(Code::Number(code)) => (by_code(*code, reply, answer, words), Some(*code)),
         Some(Code::TooLarge(masked)) => {
             let said = sentence(&format!("Code {masked}"), words, UNHEARD_OF);
-            (Verdict::Refused(Trouble::new(Unknown, said)), None)
+            (Verdict::Refused(Failure::new(Unknown, said)), None)
         }
         None => (by_http_status(reply, words), None),
     }
 }
 
 fn by_code(code: i32, reply: &Reply, answer: &Answer, words: Option<&str>) -> Verdict {
-    let trouble = |class, hint: &str| {
-        Trouble::with_code(class, code, sentence(&format!("Code {code}"), words, hint))
+    let failure = |class, hint: &str| {
+        Failure::with_code(class, code, sentence(&format!("Code {code}"), words, hint))
     };
     match meaning(code) {
         Meaning::Accepted => Verdict::Accepted(answer.order_id.clone()),
         Meaning::Duplicate => Verdict::Duplicate,
-        Meaning::Refused(class, hint) => Verdict::Refused(trouble(class, hint)),
+        Meaning::Refused(class, hint) => Verdict::Refused(failure(class, hint)),
         Meaning::Blocked(scope, class, hint) => Verdict::Blocked {
             scope,
-            trouble: trouble(class, hint),
+            failure: failure(class, hint),
         },
         Meaning::Throttled => Verdict::Throttled {
-            trouble: trouble(RateLimited, TOO_MANY),
+            failure: failure(RateLimited, TOO_MANY),
             retry_after: reply.retry_after,
         },
-        Meaning::Outage => Verdict::Unclear {
-            trouble: trouble(Unavailable, "The provider is out of order for the moment."),
+        Meaning::Outage => Verdict::Indeterminate {
+            failure: failure(Unavailable, "The provider is unavailable at the moment."),
             answered: true,
         },
     }
@@ -171,17 +171,17 @@ const TOO_MANY: &str =
 
 const UNHEARD_OF: &str = "No code of the provider is near this; its support can tell.";
 
-/// Undocumented throughout: these are the readings under which nothing is sent twice and no account's trouble is charged
+/// Undocumented throughout: these are the readings under which nothing is sent twice and no account's failure is charged
 /// to a message.
 fn by_http_status(reply: &Reply, words: Option<&str>) -> Verdict {
     let status = reply.http_status;
-    let trouble = |class, hint: &str| {
+    let failure = |class, hint: &str| {
         let what = format!("HTTP {status} without a code of the provider");
-        Trouble::new(class, sentence(&what, words, hint))
+        Failure::new(class, sentence(&what, words, hint))
     };
     let blocked = |class, hint: &str| Verdict::Blocked {
         scope: PauseScope::Account,
-        trouble: trouble(class, hint),
+        failure: failure(class, hint),
     };
     match status {
         300..=399 => blocked(
@@ -192,9 +192,9 @@ fn by_http_status(reply: &Reply, words: Option<&str>) -> Verdict {
             Auth,
             "Something in front of the provider refuses the request: check that this machine's address is allowed.",
         ),
-        413 => Verdict::Refused(trouble(Request, "The request is too large.")),
+        413 => Verdict::Refused(failure(Request, "The request is too large.")),
         429 => Verdict::Throttled {
-            trouble: trouble(RateLimited, TOO_MANY),
+            failure: failure(RateLimited, TOO_MANY),
             retry_after: reply.retry_after,
         },
         400..=499 => blocked(
@@ -202,21 +202,21 @@ fn by_http_status(reply: &Reply, words: Option<&str>) -> Verdict {
             "The provider always gives a code, so something else answered: check ILETIMERKEZI_BASE_URL.",
         ),
         // Behind a gateway's 500, 502, 503 or 504 the provider may still be at work.
-        500..=599 => Verdict::Unclear {
-            trouble: trouble(
+        500..=599 => Verdict::Indeterminate {
+            failure: failure(
                 Unavailable,
-                "The provider, or something in front of it, is out of order.",
+                "The provider, or something in front of it, is unavailable.",
             ),
             answered: false,
         },
         _ => match &reply.cut {
             // The end of a body that breaks off says nothing about the end of the work.
-            Some(cut) => Verdict::Unclear {
-                trouble: cut.clone(),
+            Some(cut) => Verdict::Indeterminate {
+                failure: cut.clone(),
                 answered: false,
             },
-            None => Verdict::Unclear {
-                trouble: trouble(Unknown, "The answer could not be read."),
+            None => Verdict::Indeterminate {
+                failure: failure(Unknown, "The answer could not be read."),
                 answered: true,
             },
         },
@@ -312,38 +312,40 @@ mod tests {
         Refused(ErrorClass),
         Blocked(PauseScope, ErrorClass),
         Throttled,
-        Unclear(ErrorClass, bool),
+        Indeterminate(ErrorClass, bool),
     }
 
     fn kind(verdict: &Verdict) -> Kind {
         match verdict {
             Verdict::Accepted(_) => Kind::Accepted,
             Verdict::Duplicate => Kind::Duplicate,
-            Verdict::Refused(trouble) => Kind::Refused(trouble.class),
-            Verdict::Blocked { scope, trouble } => Kind::Blocked(*scope, trouble.class),
-            Verdict::Throttled { trouble, .. } => {
-                assert_eq!(trouble.class, RateLimited);
+            Verdict::Refused(failure) => Kind::Refused(failure.class),
+            Verdict::Blocked { scope, failure } => Kind::Blocked(*scope, failure.class),
+            Verdict::Throttled { failure, .. } => {
+                assert_eq!(failure.class, RateLimited);
                 Kind::Throttled
             }
-            Verdict::Unclear { trouble, answered } => Kind::Unclear(trouble.class, *answered),
+            Verdict::Indeterminate { failure, answered } => {
+                Kind::Indeterminate(failure.class, *answered)
+            }
             Verdict::NotSent(_) => panic!("an answer was read"),
         }
     }
 
-    fn trouble(verdict: &Verdict) -> Option<&Trouble> {
+    fn failure(verdict: &Verdict) -> Option<&Failure> {
         match verdict {
-            Verdict::Refused(trouble)
-            | Verdict::Blocked { trouble, .. }
-            | Verdict::Throttled { trouble, .. }
-            | Verdict::Unclear { trouble, .. }
-            | Verdict::NotSent(trouble) => Some(trouble),
+            Verdict::Refused(failure)
+            | Verdict::Blocked { failure, .. }
+            | Verdict::Throttled { failure, .. }
+            | Verdict::Indeterminate { failure, .. }
+            | Verdict::NotSent(failure) => Some(failure),
             Verdict::Accepted(_) | Verdict::Duplicate => None,
         }
     }
 
     #[test]
     fn every_code_means_the_same_under_any_http_status_as_number_or_as_text() {
-        use Kind::{Accepted, Blocked, Duplicate, Refused, Throttled, Unclear};
+        use Kind::{Accepted, Blocked, Duplicate, Indeterminate, Refused, Throttled};
         use PauseScope as Scope;
         let mut table = vec![
             (200, Accepted),
@@ -367,7 +369,7 @@ mod tests {
             (468, Refused(Iys)),
             (469, Refused(Iys)),
             (470, Blocked(Scope::Iys, Account)),
-            (503, Unclear(Unavailable, true)),
+            (503, Indeterminate(Unavailable, true)),
         ];
         let others = [
             -200,
@@ -435,10 +437,10 @@ mod tests {
                     let (verdict, read) = verdict(&reply(http_status, &body));
                     assert_eq!(kind(&verdict), expected, "HTTP {http_status} {body}");
                     assert_eq!(read, Some(code));
-                    if let Some(trouble) = trouble(&verdict) {
-                        assert_eq!(trouble.code, Some(code));
+                    if let Some(failure) = failure(&verdict) {
+                        assert_eq!(failure.code, Some(code));
                         let start = format!("Code {code} (m). ");
-                        assert!(trouble.message.starts_with(&start), "{}", trouble.message);
+                        assert!(failure.message.starts_with(&start), "{}", failure.message);
                     }
                 }
             }
@@ -447,7 +449,7 @@ mod tests {
 
     #[test]
     fn without_a_readable_code_the_http_status_speaks() {
-        use Kind::{Blocked, Refused, Throttled, Unclear};
+        use Kind::{Blocked, Indeterminate, Refused, Throttled};
         use PauseScope as Scope;
         let unreadable = [
             "",
@@ -472,21 +474,24 @@ mod tests {
             ),
             (
                 &[500, 501, 502, 503, 504, 520, 599],
-                Unclear(Unavailable, false),
+                Indeterminate(Unavailable, false),
             ),
-            (&[200, 201, 202, 204, 299, 600, 999], Unclear(Unknown, true)),
+            (
+                &[200, 201, 202, 204, 299, 600, 999],
+                Indeterminate(Unknown, true),
+            ),
         ] {
             for status in statuses {
                 for body in unreadable {
                     let (verdict, code) = verdict(&reply(*status, body));
                     assert_eq!(kind(&verdict), expected, "HTTP {status} {body:?}");
                     assert_eq!(code, None);
-                    let trouble = trouble(&verdict).unwrap();
-                    assert_eq!(trouble.code, None);
+                    let failure = failure(&verdict).unwrap();
+                    assert_eq!(failure.code, None);
                     assert!(
-                        trouble.message.contains(&status.to_string()),
+                        failure.message.contains(&status.to_string()),
                         "{}",
-                        trouble.message
+                        failure.message
                     );
                 }
             }
@@ -535,18 +540,18 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_breaks_off_is_a_doubt_or_what_its_status_says() {
+    fn an_answer_that_breaks_off_is_indeterminate_or_what_its_status_says() {
         let cut = |status| Reply {
-            cut: Some(Trouble::new(ErrorClass::Network, "The answer broke off.")),
+            cut: Some(Failure::new(ErrorClass::Network, "The answer broke off.")),
             ..reply(status, r#"{"response":{"status":{"code":20"#)
         };
         assert_eq!(
             kind(&verdict(&cut(200)).0),
-            Kind::Unclear(ErrorClass::Network, false)
+            Kind::Indeterminate(ErrorClass::Network, false)
         );
         assert_eq!(
             kind(&verdict(&cut(502)).0),
-            Kind::Unclear(Unavailable, false)
+            Kind::Indeterminate(Unavailable, false)
         );
         assert_eq!(
             kind(&verdict(&cut(404)).0),
@@ -561,7 +566,7 @@ mod tests {
             r#"{"response":{"status":{"code":905321234567}}}"#,
         ));
         assert_eq!(code, None);
-        let said = &trouble(&verdict).unwrap().message;
+        let said = &failure(&verdict).unwrap().message;
         assert_eq!(kind(&verdict), Kind::Refused(Unknown));
         assert!(
             said.contains("90532•••••67") && !said.contains("1234"),

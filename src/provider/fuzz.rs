@@ -9,7 +9,7 @@ use super::{
     classify::{classify, scrub},
     reply::{Answer, Reply, retry_after},
 };
-use crate::lifecycle::{ErrorClass, Trouble, Verdict};
+use crate::lifecycle::{ErrorClass, Failure, Verdict};
 
 /// What the provider, or something in front of it, has been seen or is documented to say.
 const REAL: [&str; 10] = [
@@ -170,7 +170,7 @@ fn is_number(word: &str) -> bool {
         && exponent.is_none_or(|text| digits(text.strip_prefix(['+', '-']).unwrap_or(text)))
 }
 
-/// The code that a body names beyond doubt: everything on the way to it is there once, and it is a whole number, written
+/// The code that a body names unambiguously: everything on the way to it is there once, and it is a whole number, written
 /// as a number or in digits.
 fn named_code(body: &[u8]) -> Option<f64> {
     let text = String::from_utf8_lossy(body);
@@ -282,7 +282,7 @@ fn a_reply_cut_at_any_byte_says_nothing() {
             for status in [200, 400, 502] {
                 check(status, part);
                 let broken_off = Reply {
-                    cut: Some(Trouble::new(ErrorClass::Network, "The answer broke off.")),
+                    cut: Some(Failure::new(ErrorClass::Network, "The answer broke off.")),
                     ..reply(status, part)
                 };
                 let (verdict, code) = classify(&broken_off, &answer, &[]);

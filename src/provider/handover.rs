@@ -32,7 +32,7 @@ pub(super) struct WatchedBody {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// The connection stands, and the turn is over.
+    /// The connection stands, and the slot is over.
     missed: Notify,
 }
 
@@ -41,8 +41,8 @@ enum State {
     /// Nobody has taken it.
     Waiting {
         /// Until when it may be taken; `None`: whenever.
-        turn: Option<Instant>,
-        /// The connection, once it stood too late for its turn.
+        slot_ends: Option<Instant>,
+        /// The connection, once it stood too late for its slot_ends.
         connection: Option<Waker>,
     },
     HandedOver,
@@ -65,15 +65,15 @@ impl Handover {
     /// A body to be sent, and the means to take it back. `bytes` must not be empty: nobody asks for an empty body.
     ///
     /// From `not_after` on it withdraws itself: connecting may have taken long since somebody asked whether it may leave.
-    /// After `turn` it waits for another one, with the connection in its hand.
+    /// After `slot_ends` it waits for another slot, with the connection open.
     pub(super) fn of(
         bytes: Bytes,
         not_after: Option<Instant>,
-        turn: Option<Instant>,
+        slot_ends: Option<Instant>,
     ) -> (Self, WatchedBody) {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Waiting {
-                turn,
+                slot_ends,
                 connection: None,
             }),
             missed: Notify::new(),
@@ -107,15 +107,19 @@ impl Handover {
         }
     }
 
-    /// Waits until a connection stands that stood too late: the request has missed its turn, and waits for another.
+    /// Waits until a connection stands that stood too late: the request has missed its slot_ends, and waits for another.
     pub(super) async fn missed(&self) {
         self.0.missed.notified().await;
     }
 
     /// The request may leave now, and until this moment.
-    pub(super) fn take_turn(&self, until: Instant) {
-        if let State::Waiting { turn, connection } = &mut *self.0.state() {
-            *turn = Some(until);
+    pub(super) fn take_slot(&self, until: Instant) {
+        if let State::Waiting {
+            slot_ends,
+            connection,
+        } = &mut *self.0.state()
+        {
+            *slot_ends = Some(until);
             if let Some(connection) = connection.take() {
                 connection.wake();
             }
@@ -139,7 +143,10 @@ impl Body for WatchedBody {
                     // Whoever asks whether it left is told that it did not.
                     *state = State::Withdrawn;
                 }
-                State::Waiting { turn, connection } if turn.is_some_and(|until| now > until) => {
+                State::Waiting {
+                    slot_ends,
+                    connection,
+                } if slot_ends.is_some_and(|until| now > until) => {
                     // Said once, however often the connection asks.
                     if connection.replace(cx.waker().clone()).is_none() {
                         self.shared.missed.notify_one();
@@ -212,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_missed_its_turn_leaves_in_the_next_one_and_asks_for_it_once() {
+    fn a_request_that_missed_its_slot_leaves_in_the_next_one_and_asks_for_it_once() {
         let over = Instant::now().checked_sub(Duration::from_millis(1));
         let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None, over);
         let mut cx = Context::from_waker(Waker::noop());
@@ -222,19 +229,19 @@ mod tests {
         }
         assert!(handover.missed().now_or_never().is_some());
         assert!(handover.missed().now_or_never().is_none(), "once is enough");
-        handover.take_turn(Instant::now() + Duration::from_secs(60));
+        handover.take_slot(Instant::now() + Duration::from_secs(60));
         assert_eq!(poll(&mut body).unwrap().unwrap(), "x");
         assert!(!handover.withdraw());
     }
 
     #[test]
-    fn a_request_that_waits_for_its_turn_can_be_withdrawn() {
+    fn a_request_that_waits_for_its_slot_can_be_withdrawn() {
         let over = Instant::now().checked_sub(Duration::from_millis(1));
         let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None, over);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
         assert!(handover.withdraw());
-        handover.take_turn(Instant::now() + Duration::from_secs(60));
+        handover.take_slot(Instant::now() + Duration::from_secs(60));
         assert!(matches!(poll(&mut body), Some(Err(Withdrawn))));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The documentation and the provider's own libraries disagree about types (`200` or `"200"`, `312891245` or
 //! `"312891245"`), a page of a proxy may stand in for the JSON, and a body may break off. So nothing is expected here:
-//! what can be read beyond doubt is read, and the rest is absent.
+//! what can be read unambiguously is read, and the rest is absent.
 
 use std::{fmt, time::Duration};
 
@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::{
-    lifecycle::{OrderId, Trouble},
+    lifecycle::{Failure, OrderId},
     message::mask,
 };
 
@@ -24,7 +24,7 @@ pub(super) struct Reply {
     pub(super) retry_after: Option<Duration>,
     pub(super) body: Vec<u8>,
     /// Why the body ends earlier than it should, if it does.
-    pub(super) cut: Option<Trouble>,
+    pub(super) cut: Option<Failure>,
 }
 
 /// The body stays out: it may echo what was sent.
@@ -58,7 +58,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn read(body: &[u8]) -> Self {
-        // An old backend may answer in Latin-5. What matters is ASCII, so bytes that are no UTF-8 cost a letter only.
+        // An old backend may answer in Latin-5. What matters is ASCII, so bytes that are no UTF-8 cost one character only.
         let text = String::from_utf8_lossy(body);
         let text = text.trim_start_matches('\u{feff}').trim_start();
         // Trailing junk is an error here, as are two objects in a row: which of them would be the answer?

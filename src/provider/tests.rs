@@ -197,11 +197,11 @@ fn number() -> Recipient {
     Recipient::parse("0532 123 45 67", ForeignNumbers::Refused).unwrap()
 }
 
-async fn send(provider: &Provider) -> Outcome {
+async fn send(provider: &Provider) -> Observation {
     send_text(provider, "Kodunuz: 4711").await
 }
 
-async fn send_text(provider: &Provider, body: &str) -> Outcome {
+async fn send_text(provider: &Provider, body: &str) -> Observation {
     let order = Order {
         sender: "BRAND",
         recipients: &[number()],
@@ -209,26 +209,26 @@ async fn send_text(provider: &Provider, body: &str) -> Outcome {
         iys: Iys::Transactional,
         send_at: None,
         not_after: None,
-        turn: None,
+        slot_ends: None,
     };
     place(provider, &order).await
 }
 
 /// At any time.
-async fn place(provider: &Provider, order: &Order<'_>) -> Outcome {
+async fn place(provider: &Provider, order: &Order<'_>) -> Observation {
     let never = || std::future::pending::<Result<Instant, Infallible>>();
     let Ok(outcome) = provider.send(&credentials(), order, never).await;
     outcome
 }
 
 #[track_caller]
-fn assert_not_sent(outcome: &Outcome, class: ErrorClass) {
+fn assert_not_sent(outcome: &Observation, class: ErrorClass) {
     match &outcome.verdict {
-        Verdict::NotSent(trouble) => {
-            assert_eq!(trouble.class, class, "{trouble:?}");
+        Verdict::NotSent(failure) => {
+            assert_eq!(failure.class, class, "{failure:?}");
             assert!(
-                trouble.message.starts_with("The request was not sent: "),
-                "{trouble:?}"
+                failure.message.starts_with("The request was not sent: "),
+                "{failure:?}"
             );
         }
         other => panic!("{other:?}"),
@@ -238,13 +238,18 @@ fn assert_not_sent(outcome: &Outcome, class: ErrorClass) {
 }
 
 #[track_caller]
-fn assert_unclear(outcome: &Outcome, class: ErrorClass, answered: bool, progress: Progress) {
+fn assert_indeterminate(
+    outcome: &Observation,
+    class: ErrorClass,
+    answered: bool,
+    progress: Progress,
+) {
     match &outcome.verdict {
-        Verdict::Unclear {
-            trouble,
+        Verdict::Indeterminate {
+            failure,
             answered: came,
         } => {
-            assert_eq!(trouble.class, class, "{trouble:?}");
+            assert_eq!(failure.class, class, "{failure:?}");
             assert_eq!(*came, answered);
         }
         other => panic!("{other:?}"),
@@ -285,7 +290,7 @@ async fn a_scheduled_marketing_order_carries_its_list_and_its_moment() {
         iys: Iys::Commercial(IysList::Individual),
         send_at: Some("2026-05-01T09:00:01Z".parse().unwrap()),
         not_after: None,
-        turn: None,
+        slot_ends: None,
     };
     place(&server.provider(), &order).await;
     let requests = server.requests();
@@ -320,14 +325,14 @@ async fn fifty_thousand_recipients_leave_in_one_request() {
         iys: Iys::Transactional,
         send_at: None,
         not_after: None,
-        turn: None,
+        slot_ends: None,
     };
     let outcome = place(&server.provider(), &order).await;
     assert_eq!(outcome.verdict, Verdict::Accepted(OrderId::parse("1")));
     assert!(server.requests()[0].ends_with(r#""905320049999"]}}}}}"#));
 }
 
-/// An order whose turn was over before anyone could connect.
+/// An order whose slot was over before anyone could connect.
 fn late(recipients: &[Recipient]) -> Order<'_> {
     Order {
         sender: "BRAND",
@@ -336,12 +341,12 @@ fn late(recipients: &[Recipient]) -> Order<'_> {
         iys: Iys::Transactional,
         send_at: None,
         not_after: None,
-        turn: Instant::now().checked_sub(Duration::from_millis(1)),
+        slot_ends: Instant::now().checked_sub(Duration::from_millis(1)),
     }
 }
 
 #[tokio::test]
-async fn an_order_that_missed_its_turn_leaves_in_the_next_one_on_the_same_connection() {
+async fn an_order_that_missed_its_slot_leaves_in_the_next_one_on_the_same_connection() {
     let server = Server::answering(accepted(1)).await;
     let asked = AtomicUsize::new(0);
     // The second one is over before it is used, too.
@@ -367,7 +372,7 @@ async fn an_order_that_missed_its_turn_leaves_in_the_next_one_on_the_same_connec
 }
 
 #[tokio::test]
-async fn an_order_that_gets_no_other_turn_has_not_left() {
+async fn an_order_that_gets_no_other_slot_has_not_left() {
     let server = Server::answering(accepted(1)).await;
     let recipients = [number()];
     let order = late(&recipients);
@@ -416,9 +421,9 @@ async fn a_redirect_is_never_followed() {
         let server = Server::answering(http_with(status, &location, "")).await;
         let outcome = send(&server.provider()).await;
         match outcome.verdict {
-            Verdict::Blocked { scope, trouble } => {
+            Verdict::Blocked { scope, failure } => {
                 assert_eq!(scope, PauseScope::Account);
-                assert_eq!(trouble.class, ErrorClass::Account);
+                assert_eq!(failure.class, ErrorClass::Account);
             }
             other => panic!("{other:?}"),
         }
@@ -503,11 +508,11 @@ async fn a_refused_connection_was_surely_not_sent() {
     drop(free);
     let outcome = send(&Provider::new(config(&url)).unwrap()).await;
     assert_not_sent(&outcome, ErrorClass::Network);
-    let Verdict::NotSent(trouble) = outcome.verdict else {
+    let Verdict::NotSent(failure) = outcome.verdict else {
         unreachable!("asserted above")
     };
-    assert!(trouble.message.contains("refused"), "{}", trouble.message);
-    assert!(!trouble.message.contains("http://"), "{}", trouble.message);
+    assert!(failure.message.contains("refused"), "{}", failure.message);
+    assert!(!failure.message.contains("http://"), "{}", failure.message);
 }
 
 #[tokio::test]
@@ -558,7 +563,7 @@ async fn a_connection_that_is_not_ready_in_time_was_surely_not_sent() {
         &send(&over_tls(address, by_connect_timeout)).await,
         ErrorClass::Timeout,
     );
-    // The total timeout strikes first: no word of connecting is in the library's error then.
+    // The total timeout ends first: no word of connecting is in the library's error then.
     assert_not_sent(
         &send(&over_tls(address, impatient(""))).await,
         ErrorClass::Timeout,
@@ -566,20 +571,20 @@ async fn a_connection_that_is_not_ready_in_time_was_surely_not_sent() {
 }
 
 #[tokio::test]
-async fn a_connection_that_ends_without_an_answer_is_a_doubt() {
+async fn a_connection_that_ends_without_an_answer_is_indeterminate() {
     let server = Server::start([Step::Close]).await;
     let outcome = send(&server.provider()).await;
-    assert_unclear(&outcome, ErrorClass::Network, false, Progress::MaybeSent);
+    assert_indeterminate(&outcome, ErrorClass::Network, false, Progress::MaybeSent);
     assert_eq!(outcome.http_status, None);
     assert_eq!(server.requests().len(), 1);
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_in_time_is_a_doubt() {
+async fn an_answer_that_does_not_come_in_time_is_indeterminate() {
     let server = Server::start([Step::Stall]).await;
     let url = format!("http://{}", server.address);
     let outcome = send(&Provider::new(impatient(&url)).unwrap()).await;
-    assert_unclear(&outcome, ErrorClass::Timeout, false, Progress::MaybeSent);
+    assert_indeterminate(&outcome, ErrorClass::Timeout, false, Progress::MaybeSent);
     assert!(
         outcome.duration >= Duration::from_millis(300),
         "{outcome:?}"
@@ -589,11 +594,11 @@ async fn an_answer_that_does_not_come_in_time_is_a_doubt() {
 }
 
 #[tokio::test]
-async fn a_server_that_never_reads_leaves_a_doubt() {
+async fn a_server_that_never_reads_is_indeterminate() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let provider = Provider::new(impatient(&url)).unwrap();
-    assert_unclear(
+    assert_indeterminate(
         &send(&provider).await,
         ErrorClass::Timeout,
         false,
@@ -602,11 +607,11 @@ async fn a_server_that_never_reads_leaves_a_doubt() {
     // Larger than what the kernel takes: the request surely is not whole, but that is not ours to know.
     let long = "x".repeat(32 * 1024 * 1024);
     let outcome = send_text(&provider, &long).await;
-    assert_unclear(&outcome, ErrorClass::Timeout, false, Progress::MaybeSent);
+    assert_indeterminate(&outcome, ErrorClass::Timeout, false, Progress::MaybeSent);
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_a_doubt() {
+async fn an_answer_that_breaks_off_is_indeterminate() {
     let head =
         "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"response\":{\"status\":{\"code\":20";
     for (step, class) in [
@@ -616,7 +621,7 @@ async fn an_answer_that_breaks_off_is_a_doubt() {
         let server = Server::start([step]).await;
         let url = format!("http://{}", server.address);
         let outcome = send(&Provider::new(impatient(&url)).unwrap()).await;
-        assert_unclear(&outcome, class, false, Progress::Answered);
+        assert_indeterminate(&outcome, class, false, Progress::Answered);
         assert_eq!(outcome.http_status, Some(200));
         assert_eq!(server.requests().len(), 1);
     }
@@ -626,14 +631,14 @@ async fn an_answer_that_breaks_off_is_a_doubt() {
 async fn an_answer_without_end_is_not_read_to_its_end() {
     let server = Server::answering(http(200, &"x".repeat(3 * LONGEST_BODY))).await;
     let outcome = send(&server.provider()).await;
-    assert_unclear(&outcome, ErrorClass::Unknown, false, Progress::Answered);
+    assert_indeterminate(&outcome, ErrorClass::Unknown, false, Progress::Answered);
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_a_doubt() {
+async fn what_is_no_http_is_indeterminate() {
     let server = Server::start([Step::AnswerAndClose("SSH-2.0-OpenSSH\r\n".to_owned())]).await;
     let outcome = send(&server.provider()).await;
-    assert_unclear(&outcome, ErrorClass::Network, false, Progress::MaybeSent);
+    assert_indeterminate(&outcome, ErrorClass::Network, false, Progress::MaybeSent);
 }
 
 #[tokio::test]
@@ -683,7 +688,7 @@ async fn a_connection_closed_under_the_next_request_never_doubles_it() {
         match outcome.verdict {
             Verdict::Accepted(_) => assert_eq!(arrived, 1, "{text}"),
             Verdict::NotSent(_) => assert_eq!(arrived, 0, "{text}"),
-            Verdict::Unclear { .. } => assert!(arrived <= 1, "{text}"),
+            Verdict::Indeterminate { .. } => assert!(arrived <= 1, "{text}"),
             other => panic!("{other:?}"),
         }
     }
@@ -759,17 +764,17 @@ async fn senders_are_a_list_or_a_single_name() {
 }
 
 #[tokio::test]
-async fn a_question_that_is_not_answered_says_whose_trouble_it_is() {
+async fn a_call_that_fails_says_whose_failure_it_is() {
     let server = Server::answering(http(401, &status(401))).await;
     let error = server.provider().balance(&credentials()).await.unwrap_err();
-    assert_eq!(error.trouble.class, ErrorClass::Auth);
-    assert_eq!(error.trouble.code, Some(401));
+    assert_eq!(error.failure.class, ErrorClass::Auth);
+    assert_eq!(error.failure.code, Some(401));
     assert_eq!(error.http_status, Some(401));
     assert!(error.to_string().contains("API access"), "{error}");
 
     let server = Server::start([Step::Close]).await;
     let error = server.provider().senders(&credentials()).await.unwrap_err();
-    assert_eq!(error.trouble.class, ErrorClass::Network);
+    assert_eq!(error.failure.class, ErrorClass::Network);
     assert_eq!(error.http_status, None);
 }
 
@@ -786,7 +791,7 @@ async fn nothing_that_is_kept_or_shown_repeats_what_was_sent() {
         iys: Iys::Transactional,
         send_at: None,
         not_after: None,
-        turn: None,
+        slot_ends: None,
     };
     let outcome = place(&provider, &order).await;
     let error = provider.balance(&credentials()).await.unwrap_err();

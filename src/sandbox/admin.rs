@@ -180,20 +180,20 @@ async fn top_up(
     posted: Posted<TopUp>,
 ) -> Result<Json<Value>, Misunderstood> {
     let Json(TopUp { sms, account }) = posted?;
-    let mut books = shared.books();
+    let mut state = shared.state();
     match account {
-        None => books.change_balances(|balance| balance.saturating_add(sms)),
+        None => state.change_balances(|balance| balance.saturating_add(sms)),
         Some(fingerprint) => {
             let unknown = || {
                 Misunderstood(format!(
                     "there is no account with the fingerprint {fingerprint}"
                 ))
             };
-            let account = books.account_named(&fingerprint).ok_or_else(unknown)?;
-            books.change_balance(account, |balance| balance.saturating_add(sms));
+            let account = state.account_named(&fingerprint).ok_or_else(unknown)?;
+            state.change_balance(account, |balance| balance.saturating_add(sms));
         }
     }
-    Ok(Json(json!({"balance_sms": books.stats().balance_sms})))
+    Ok(Json(json!({"balance_sms": state.stats().balance_sms})))
 }
 
 async fn release(State(shared): Shares) -> Json<Value> {

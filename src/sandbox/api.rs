@@ -15,7 +15,6 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, watch};
 
-use super::books::{Accepted, Books, Circumstances, Pace};
 use super::faults::{FaultKind, FaultPlan};
 use super::guard::guard_keys;
 use super::ledger::{LedgerFile, RequestRecord};
@@ -23,6 +22,7 @@ use super::link::{Caller, Cut, Links};
 use super::numbers::{masked, one_spelling};
 use super::reports;
 use super::rules::{Rules, Submission, judge};
+use super::state::{Accepted, Circumstances, Pace, ProviderState};
 use super::wire::{Action, Call, Refusal, message_of};
 
 /// Larger than 50,000 numbers in any spelling; the provider's own limit is not documented.
@@ -74,8 +74,8 @@ pub struct Shared {
     /// The settings, replaced as a whole.
     pub rules: RwLock<Arc<Rules>>,
     /// What depends on history. Never held across a wait.
-    pub books: Mutex<Books>,
-    /// The trouble that was ordered.
+    pub state: Mutex<ProviderState>,
+    /// The faults that were ordered.
     pub faults: FaultPlan,
     /// The ledger on disk.
     pub file: Option<LedgerFile>,
@@ -133,7 +133,7 @@ pub async fn answer(
 ) -> Response {
     // A fresh connection was let in at the door; for an open one this is the moment before anything is read.
     if !caller.is_first_request() && shared.faults.refuses() {
-        shared.books().note_refused_connection();
+        shared.state().note_refused_connection();
         return cut_now(&caller, Cut::Close);
     }
     let action = if request.method() == Method::POST {
@@ -148,7 +148,7 @@ pub async fn answer(
     let call = Call::read(action, &body);
     drop(body);
     let _under_way = BulkUnderWay::begin(&shared, &call);
-    let response = match shared.faults.strike(&call) {
+    let response = match shared.faults.injected(&call) {
         None => {
             let answer = shared.decide(&call, arrived_at, None, None);
             shared.take_time().await;
@@ -160,7 +160,7 @@ pub async fn answer(
     response
 }
 
-/// Answers a request that a fault strikes. Whatever else happens, it is decided and written down exactly once, unless the client
+/// Answers a request that a fault applies to. Whatever else happens, it is decided and written down exactly once, unless the client
 /// leaves while the request is held.
 async fn struck(
     shared: &Arc<Shared>,
@@ -169,7 +169,7 @@ async fn struck(
     arrived_at: i64,
     fault: FaultKind,
 ) -> Response {
-    tracing::info!(action = call.action.name(), %fault, "a fault strikes");
+    tracing::info!(action = call.action.name(), %fault, "a fault is injected");
     let mut pace = None;
     match fault {
         FaultKind::Hold => {
@@ -238,10 +238,10 @@ impl Shared {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The books, for a moment.
-    pub fn books(&self) -> MutexGuard<'_, Books> {
+    /// The state, for a moment.
+    pub fn state(&self) -> MutexGuard<'_, ProviderState> {
         // After a panic in a test the counts may be off by one; refusing to show them would hide what happened.
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn take_time(&self) {
@@ -272,14 +272,14 @@ impl Shared {
         let rules = self.rules();
         match self.account_of(call) {
             Some(account) if call.action == Action::SendSms => {
-                self.books()
+                self.state()
                     .pace(account, arrived_at, recipients(call), &rules)
             }
             _ => Pace::Fine,
         }
     }
 
-    /// Decides what becomes of a request, changes the books, and writes it down: in memory and on disk, before anyone is answered.
+    /// Decides what becomes of a request, changes the state, and writes it down: in memory and on disk, before anyone is answered.
     fn decide(
         &self,
         call: &Call,
@@ -293,7 +293,7 @@ impl Shared {
         let replied = fault.is_none_or(FaultKind::delivers_the_answer);
         let known_account = self.account_of(call);
         let allowed_account = allow(call, known_account, &rules);
-        // What needs no history is worked out before the books are opened.
+        // What needs no history is worked out before the state are opened.
         let judged = (call.action == Action::SendSms && treatment == Treatment::Usual).then(|| {
             judge(&rules, call, now).map(|submission| {
                 let keys = guard_keys(&submission.sender, &submission.text, &submission.numbers);
@@ -301,11 +301,11 @@ impl Shared {
             })
         });
 
-        let mut books = self.books();
+        let mut state = self.state();
         let pace = match (paced, known_account) {
             (Some(paced), _) => paced,
             (None, Some(account)) if call.action == Action::SendSms => {
-                books.pace(account, arrived_at, recipients(call), &rules)
+                state.pace(account, arrived_at, recipients(call), &rules)
             }
             (None, _) => Pace::Fine,
         };
@@ -322,11 +322,11 @@ impl Shared {
                     fault: fault.map(FaultKind::to_string),
                     replied,
                 };
-                take_order(&mut books, &rules, &circumstances, judged)
+                take_order(&mut state, &rules, &circumstances, judged)
             }
-            (Treatment::Usual, Ok(account), None) => tell(&mut books, account, call, &rules, now),
+            (Treatment::Usual, Ok(account), None) => tell(&mut state, account, call, &rules, now),
         };
-        books.note_request(call.action, outcome.code(), fault.is_some(), || {
+        state.note_request(call.action, outcome.code(), fault.is_some(), || {
             RequestRecord {
                 arrived_at,
                 action: call.action,
@@ -345,7 +345,7 @@ impl Shared {
                 body_fingerprint: call.body_fingerprint,
             }
         });
-        drop(books);
+        drop(state);
 
         log(call, &outcome);
         match self.write_to_file(&outcome) {
@@ -427,13 +427,13 @@ fn first_number(call: &Call) -> Option<&str> {
 type Judged = Result<(Submission, Vec<u64>), Refusal>;
 
 fn take_order(
-    books: &mut Books,
+    state: &mut ProviderState,
     rules: &Rules,
     circumstances: &Circumstances,
     judged: Judged,
 ) -> Outcome {
     let submitted =
-        judged.and_then(|(submission, keys)| books.submit(rules, submission, &keys, circumstances));
+        judged.and_then(|(submission, keys)| state.submit(rules, submission, &keys, circumstances));
     match submitted {
         Ok(accepted) => Outcome::Accepted(accepted),
         Err(refusal) => Outcome::Refused(refusal, None),
@@ -441,10 +441,16 @@ fn take_order(
 }
 
 /// Answers a question, or cancels an order.
-fn tell(books: &mut Books, account: usize, call: &Call, rules: &Rules, now: i64) -> Outcome {
+fn tell(
+    state: &mut ProviderState,
+    account: usize,
+    call: &Call,
+    rules: &Rules,
+    now: i64,
+) -> Outcome {
     let told = match call.action {
         Action::GetBalance => {
-            let sms = books.balance(account);
+            let sms = state.balance(account);
             // `amount` (in lira) means nothing for an account that pays in credits; it is shown as in the documentation's sample.
             let balance = json!({"amount": rules.reply.money(sms.saturating_mul(158), '.'), "sms": rules.reply.figure(sms)});
             Ok(Map::from_iter([("balance".to_owned(), balance)]))
@@ -453,9 +459,9 @@ fn tell(books: &mut Books, account: usize, call: &Call, rules: &Rules, now: i64)
             "senders".to_owned(),
             json!({"sender": rules.senders}),
         )])),
-        Action::GetReport => reports::get_report(books, account, call, rules, now),
-        Action::GetReports => reports::get_reports(books, account, call, rules, now),
-        Action::CancelOrder => reports::cancel_order(books, account, call, now),
+        Action::GetReport => reports::get_report(state, account, call, rules, now),
+        Action::GetReports => reports::get_reports(state, account, call, rules, now),
+        Action::CancelOrder => reports::cancel_order(state, account, call, now),
         Action::SendSms | Action::Unknown => Err(Refusal::code(404)),
     };
     match told {
@@ -616,14 +622,14 @@ impl<'a> BulkUnderWay<'a> {
             .account_of(call)
             .filter(|_| call.action == Action::SendSms)?;
         let rules = shared.rules();
-        // The books are let go of before the order is held on to: letting go of that opens them again.
-        let began = shared.books().bulk_began(account, recipients, &rules);
+        // The state are let go of before the order is held on to: letting go of that opens them again.
+        let began = shared.state().bulk_began(account, recipients, &rules);
         began.then(|| BulkUnderWay { shared, account })
     }
 }
 
 impl Drop for BulkUnderWay<'_> {
     fn drop(&mut self) {
-        self.shared.books().bulk_ended(self.account);
+        self.shared.state().bulk_ended(self.account);
     }
 }

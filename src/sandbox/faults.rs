@@ -1,4 +1,4 @@
-//! Trouble on demand: what can go wrong, for which requests, and how often.
+//! Faults on demand: what can go wrong, for which requests, and how often.
 //!
 //! A fault is written in one line, the same on the command line and over HTTP:
 //!
@@ -91,7 +91,7 @@ impl FaultKind {
     }
 }
 
-/// How often a fault strikes.
+/// How often a fault applies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Times {
     /// Every matching request, until the fault is taken away.
@@ -102,7 +102,7 @@ pub enum Times {
     Chance(f64),
 }
 
-/// Which requests a fault strikes. Everything given must hold.
+/// Which requests a fault applies to. Everything given must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FaultMatch {
     /// `action=`: which action; without it only `send-sms`. `any` stands for all of them.
@@ -117,7 +117,7 @@ pub struct FaultMatch {
     pub account: Option<String>,
 }
 
-/// Which actions a fault strikes.
+/// Which actions a fault applies to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ActionMatch {
     /// `send-sms` only.
@@ -129,7 +129,7 @@ pub enum ActionMatch {
     Any,
 }
 
-/// One kind of trouble, how often, and for whom.
+/// One kind of fault, how often, and for whom.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fault {
     /// What goes wrong.
@@ -141,7 +141,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Strikes every order until it is taken away.
+    /// Applies to every order until it is removed.
     pub fn always(kind: FaultKind) -> Self {
         Fault {
             kind,
@@ -150,7 +150,7 @@ impl Fault {
         }
     }
 
-    /// Strikes the next `count` orders.
+    /// Applies to the next `count` orders.
     pub fn next(count: u64, kind: FaultKind) -> Self {
         Fault {
             times: Times::Next(count),
@@ -158,7 +158,7 @@ impl Fault {
         }
     }
 
-    /// Strikes each order with this probability.
+    /// Applies to each order with this probability.
     pub fn chance(probability: f64, kind: FaultKind) -> Self {
         Fault {
             times: Times::Chance(probability),
@@ -202,7 +202,7 @@ impl Fault {
         self
     }
 
-    fn strikes(&self, call: &Call) -> bool {
+    fn applies_to(&self, call: &Call) -> bool {
         let FaultMatch {
             action,
             to,
@@ -265,7 +265,7 @@ pub enum FaultError {
         "{0:?} is not one of to=, sender=, text=, account= and action= (an action of the API, or any)"
     )]
     Match(String),
-    /// `refuse` strikes before the request is read.
+    /// `refuse` applies before the request is read.
     #[error("refuse closes the connection before anything is read, so it cannot look for {0}")]
     BlindMatch(String),
 }
@@ -485,11 +485,11 @@ pub struct FaultStatus {
     pub fault: String,
     /// How many requests or connections it struck.
     pub struck: u64,
-    /// How many more it will strike; `None` if there is no end to it.
+    /// How often it will still apply; `None` if there is no end to it.
     pub left: Option<u64>,
 }
 
-/// The faults that are set, tried in order: the first that matches and is not used up strikes, and only that one.
+/// The faults that are set, tried in order: the first that matches and is not used up applies, and only that one.
 #[derive(Debug)]
 pub struct FaultPlan {
     drawn: Mutex<Drawn>,
@@ -542,9 +542,9 @@ impl FaultPlan {
         self.lock().faults.iter().map(describe).collect()
     }
 
-    /// The fault that strikes this request, if one does.
-    pub fn strike(&self, call: &Call) -> Option<FaultKind> {
-        self.draw(|fault| fault.kind != FaultKind::Refuse && fault.strikes(call))
+    /// The fault that applies to this request, if one does.
+    pub fn injected(&self, call: &Call) -> Option<FaultKind> {
+        self.draw(|fault| fault.kind != FaultKind::Refuse && fault.applies_to(call))
     }
 
     /// Is the next connection, or the next request on an open one, to be refused?
@@ -581,7 +581,7 @@ impl FaultPlan {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Drawn> {
-        // Nothing panics while it is held, and a half-made change is harmless here.
+        // Nothing panics while it is held, and a half-made change does no harm here.
         self.drawn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -682,11 +682,11 @@ mod tests {
     }
 
     #[test]
-    fn a_counted_fault_strikes_so_often_and_then_the_next_one_does() {
+    fn a_counted_fault_applies_so_often_and_then_the_next_one_does() {
         let plan = FaultPlan::new(1);
         plan.set([fault("drop*2"), fault("answer:402*1")]);
         let call = send("x", "905321234567");
-        let struck: Vec<_> = (0..4).map(|_| plan.strike(&call)).collect();
+        let struck: Vec<_> = (0..4).map(|_| plan.injected(&call)).collect();
         let answer = FaultKind::Answer {
             code: 402,
             http: None,
@@ -704,7 +704,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_strikes_only_what_it_is_meant_for() {
+    fn a_fault_applies_only_to_what_it_is_meant_for() {
         for (line, expected) in [
             ("drop?text=ell", true),
             ("drop?text=Ell", false),
@@ -722,7 +722,7 @@ mod tests {
             let plan = FaultPlan::new(1);
             plan.set([fault(line)]);
             assert_eq!(
-                plan.strike(&send("hello", "+905321234567")).is_some(),
+                plan.injected(&send("hello", "+905321234567")).is_some(),
                 expected,
                 "{line}"
             );
@@ -736,7 +736,7 @@ mod tests {
             plan.set([fault("drop@0.25")]);
             let call = send("x", "1");
             (0..1_000)
-                .map(|_| plan.strike(&call).is_some())
+                .map(|_| plan.injected(&call).is_some())
                 .collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
@@ -752,7 +752,7 @@ mod tests {
     fn refusing_is_decided_before_there_is_a_request() {
         let plan = FaultPlan::new(1);
         plan.set([fault("refuse*1")]);
-        assert!(plan.strike(&send("x", "1")).is_none());
+        assert!(plan.injected(&send("x", "1")).is_none());
         assert!(plan.refuses());
         assert!(!plan.refuses());
     }

@@ -1,4 +1,4 @@
-//! Counting recipients: how many came within any one second, and how many bulk orders were under way at once.
+//! Counting recipients: how many came within any one second, and how many bulk orders were in flight at once.
 
 use std::collections::VecDeque;
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::books::Books;
 use super::ledger::LedgerEntry;
 use super::rules::Rules;
 use super::schedule::{local_date, read_date, report_time};
+use super::state::ProviderState;
 use super::wire::{Call, Refusal};
 
 /// Delivered, confirmed.
@@ -36,18 +36,18 @@ const MAX_DAYS: i64 = 10;
 /// `get-report`: what is added to the envelope. 464 for a bad page, 455 for an order that is unknown or not visible yet, 456 for
 /// one whose time has not come.
 pub fn get_report(
-    books: &Books,
+    state: &ProviderState,
     account: usize,
     call: &Call,
     rules: &Rules,
     now: i64,
 ) -> Result<Map<String, Value>, Refusal> {
-    let (order_id, entry) = find(books, account, call)?;
+    let (order_id, entry) = find(state, account, call)?;
     let page = page_of(call.order())?;
     if !is_visible(entry, rules, now) {
         return Err(Refusal::code(455));
     }
-    let state = OrderState::of(books, order_id, entry, rules, now);
+    let state = OrderState::of(state, order_id, entry, rules, now);
     if entry.send_at > now && state.status != ORDER_NOT_SENT {
         return Err(Refusal::code(456));
     }
@@ -76,7 +76,7 @@ pub fn get_report(
 /// `get-reports`: the account's orders of a range of days, newest first (the order is not documented). 458 for a range that is
 /// badly written, backwards or too long; 464 for a bad page.
 pub fn get_reports(
-    books: &Books,
+    state: &ProviderState,
     account: usize,
     call: &Call,
     rules: &Rules,
@@ -94,8 +94,8 @@ pub fn get_reports(
         return Err(Refusal::code(458));
     }
     let page = page_of(filter)?;
-    let fingerprint = books.fingerprint(account);
-    let wanted: Vec<&Arc<LedgerEntry>> = books
+    let fingerprint = state.fingerprint(account);
+    let wanted: Vec<&Arc<LedgerEntry>> = state
         .entries()
         .iter()
         .rev()
@@ -109,7 +109,7 @@ pub fn get_reports(
         .filter_map(|entry| {
             let order_id: u64 = entry.order_id.parse().ok()?;
             let mut order =
-                OrderState::of(books, order_id, entry, rules, now).summary(entry, rules);
+                OrderState::of(state, order_id, entry, rules, now).summary(entry, rules);
             // A number on this page of the documentation, a string on the other.
             order.insert("id".to_owned(), rules.reply.figure(order_id));
             Some(Value::Object(order))
@@ -123,18 +123,18 @@ pub fn get_reports(
 
 /// `cancel-order`: 455 unless the order is scheduled and has not gone out.
 pub fn cancel_order(
-    books: &mut Books,
+    state: &mut ProviderState,
     account: usize,
     call: &Call,
     now: i64,
 ) -> Result<Map<String, Value>, Refusal> {
-    let (order_id, _) = find(books, account, call)?;
-    books.cancel(account, order_id, now)?;
+    let (order_id, _) = find(state, account, call)?;
+    state.cancel(account, order_id, now)?;
     Ok(Map::new())
 }
 
 fn find<'a>(
-    books: &'a Books,
+    state: &'a ProviderState,
     account: usize,
     call: &Call,
 ) -> Result<(u64, &'a LedgerEntry), Refusal> {
@@ -143,7 +143,7 @@ fn find<'a>(
         .and_then(|order| order.get("id"))
         .and_then(number_in)
         .ok_or_else(|| Refusal::code(455))?;
-    let entry = books.order(account, id).ok_or_else(|| Refusal::code(455))?;
+    let entry = state.order(account, id).ok_or_else(|| Refusal::code(455))?;
     Ok((id, entry))
 }
 
@@ -182,9 +182,15 @@ struct OrderState {
 }
 
 impl OrderState {
-    fn of(books: &Books, order_id: u64, entry: &LedgerEntry, rules: &Rules, now: i64) -> Self {
+    fn of(
+        state: &ProviderState,
+        order_id: u64,
+        entry: &LedgerEntry,
+        rules: &Rules,
+        now: i64,
+    ) -> Self {
         let total = count(entry.numbers.len());
-        if books.cancelled_at(order_id).is_some() {
+        if state.cancelled_at(order_id).is_some() {
             return OrderState {
                 status: ORDER_NOT_SENT,
                 delivered: 0,
@@ -253,9 +259,9 @@ fn count(of: usize) -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use super::super::books::tests::{books, submission, submit};
     use super::super::rules::Submission;
     use super::super::schedule::Schedule;
+    use super::super::state::tests::{state, submission, submit};
     use super::super::wire::{Action, ReplyStyle, Shape};
     use super::*;
 
@@ -263,18 +269,18 @@ mod tests {
     const NOON: i64 = 1_777_626_000_000_000;
     const SECOND: i64 = 1_000_000;
 
-    fn report(books: &Books, rules: &Rules, order: Value, now: i64) -> Result<Value, u16> {
+    fn report(state: &ProviderState, rules: &Rules, order: Value, now: i64) -> Result<Value, u16> {
         let call = Call::read(
             Action::GetReport,
             json!({"request": {"order": order}}).to_string().as_bytes(),
         );
-        get_report(books, 0, &call, rules, now)
+        get_report(state, 0, &call, rules, now)
             .map(|extras| extras["order"].clone())
             .map_err(|refusal| refusal.code)
     }
 
     fn list(
-        books: &Books,
+        state: &ProviderState,
         rules: &Rules,
         filter: Value,
         now: i64,
@@ -285,20 +291,20 @@ mod tests {
                 .to_string()
                 .as_bytes(),
         );
-        get_reports(books, 0, &call, rules, now).map_err(|refusal| refusal.code)
+        get_reports(state, 0, &call, rules, now).map_err(|refusal| refusal.code)
     }
 
     #[test]
     fn an_order_is_under_way_and_then_complete() {
-        let mut books = books(100);
+        let mut state = state(100);
         let rules = Rules::default();
-        submit(&mut books, &rules, 0, NOON, submission("a")).expect("accepted");
-        let early = report(&books, &rules, json!({"id": "100"}), NOON).expect("visible");
+        submit(&mut state, &rules, 0, NOON, submission("a")).expect("accepted");
+        let early = report(&state, &rules, json!({"id": "100"}), NOON).expect("visible");
         assert_eq!(
             (&early["status"], &early["waiting"]),
             (&json!(113), &json!(1))
         );
-        let late = report(&books, &rules, json!({"id": 100}), NOON + SECOND).expect("visible");
+        let late = report(&state, &rules, json!({"id": 100}), NOON + SECOND).expect("visible");
         assert_eq!(
             late,
             json!({
@@ -311,7 +317,7 @@ mod tests {
 
     #[test]
     fn an_unreachable_number_ends_undelivered_in_a_complete_order() {
-        let mut books = books(100);
+        let mut state = state(100);
         let rules = Rules {
             unreachable: ["905321234567"].into_iter().collect(),
             reply: ReplyStyle {
@@ -320,8 +326,8 @@ mod tests {
             },
             ..Rules::default()
         };
-        submit(&mut books, &rules, 0, NOON, submission("a")).expect("accepted");
-        let order = report(&books, &rules, json!({"id": "100"}), NOON + SECOND).expect("visible");
+        submit(&mut state, &rules, 0, NOON, submission("a")).expect("accepted");
+        let order = report(&state, &rules, json!({"id": "100"}), NOON + SECOND).expect("visible");
         assert_eq!(
             (&order["status"], &order["undelivered"]),
             (&json!("114"), &json!(1))
@@ -334,34 +340,34 @@ mod tests {
 
     #[test]
     fn an_order_becomes_visible_after_the_delay_and_to_its_own_account_only() {
-        let mut books = books(100);
+        let mut state = state(100);
         let rules = Rules {
             visible_after: Duration::from_secs(5),
             ..Rules::default()
         };
-        submit(&mut books, &rules, 0, NOON, submission("a")).expect("accepted");
-        submit(&mut books, &rules, 1, NOON, submission("a")).expect("accepted");
+        submit(&mut state, &rules, 0, NOON, submission("a")).expect("accepted");
+        submit(&mut state, &rules, 1, NOON, submission("a")).expect("accepted");
         assert_eq!(
-            report(&books, &rules, json!({"id": "100"}), NOON + 4 * SECOND),
+            report(&state, &rules, json!({"id": "100"}), NOON + 4 * SECOND),
             Err(455)
         );
-        assert!(report(&books, &rules, json!({"id": "100"}), NOON + 5 * SECOND).is_ok());
+        assert!(report(&state, &rules, json!({"id": "100"}), NOON + 5 * SECOND).is_ok());
         assert_eq!(
-            report(&books, &rules, json!({"id": "101"}), NOON + 5 * SECOND),
+            report(&state, &rules, json!({"id": "101"}), NOON + 5 * SECOND),
             Err(455),
             "another account's"
         );
         assert_eq!(
-            report(&books, &rules, json!({"id": "999"}), NOON + 5 * SECOND),
+            report(&state, &rules, json!({"id": "999"}), NOON + 5 * SECOND),
             Err(455)
         );
         assert_eq!(
-            report(&books, &rules, json!({}), NOON + 5 * SECOND),
+            report(&state, &rules, json!({}), NOON + 5 * SECOND),
             Err(455)
         );
         assert_eq!(
             report(
-                &books,
+                &state,
                 &rules,
                 json!({"id": "100", "page": "0"}),
                 NOON + 5 * SECOND
@@ -372,34 +378,34 @@ mod tests {
 
     #[test]
     fn a_scheduled_order_is_456_until_due_and_115_when_cancelled() {
-        let mut books = books(100);
+        let mut state = state(100);
         let rules = Rules::default();
         let later = Submission {
             schedule: Schedule::At(NOON + 60 * SECOND),
             ..submission("a")
         };
-        submit(&mut books, &rules, 0, NOON, later).expect("accepted");
+        submit(&mut state, &rules, 0, NOON, later).expect("accepted");
         assert_eq!(
-            report(&books, &rules, json!({"id": "100"}), NOON + SECOND),
+            report(&state, &rules, json!({"id": "100"}), NOON + SECOND),
             Err(456)
         );
         let cancel = Call::read(Action::CancelOrder, br#"{"request":{"order":{"id":100}}}"#);
-        assert!(cancel_order(&mut books, 0, &cancel, NOON + SECOND).is_ok());
+        assert!(cancel_order(&mut state, 0, &cancel, NOON + SECOND).is_ok());
         assert_eq!(
-            report(&books, &rules, json!({"id": "100"}), NOON + SECOND).expect("visible")["status"],
+            report(&state, &rules, json!({"id": "100"}), NOON + SECOND).expect("visible")["status"],
             json!(115)
         );
     }
 
     #[test]
     fn orders_are_listed_by_turkish_day_in_pages_of_thirty_newest_first() {
-        let mut books = books(1_000);
+        let mut state = state(1_000);
         let rules = Rules::default();
         for n in 0..31 {
-            submit(&mut books, &rules, 0, NOON + n, submission(&n.to_string())).expect("accepted");
+            submit(&mut state, &rules, 0, NOON + n, submission(&n.to_string())).expect("accepted");
         }
         let today = json!({"start": "2026-05-01", "end": "2026-05-01"});
-        let first = list(&books, &rules, today, NOON + SECOND).expect("listed");
+        let first = list(&state, &rules, today, NOON + SECOND).expect("listed");
         assert_eq!(
             (&first["count"], first["orders"].as_array().map(Vec::len)),
             (&json!(31), Some(30))
@@ -407,12 +413,12 @@ mod tests {
         assert_eq!(first["orders"][0]["id"], json!(130));
         let second = json!({"start": "2026-05-01", "end": "2026-05-01", "page": 2});
         assert_eq!(
-            list(&books, &rules, second, NOON + SECOND).expect("listed")["orders"][0]["id"],
+            list(&state, &rules, second, NOON + SECOND).expect("listed")["orders"][0]["id"],
             json!(100)
         );
         let tomorrow = json!({"start": "2026-05-02", "end": "2026-05-02"});
         assert_eq!(
-            list(&books, &rules, tomorrow, NOON + SECOND).expect("listed")["count"],
+            list(&state, &rules, tomorrow, NOON + SECOND).expect("listed")["count"],
             json!(0)
         );
     }
@@ -426,7 +432,7 @@ mod tests {
             ("01.05.2026", "2026-05-01", Err(458)),
         ] {
             let listed = list(
-                &books(0),
+                &state(0),
                 &Rules::default(),
                 json!({"start": start, "end": end}),
                 NOON,
@@ -434,7 +440,7 @@ mod tests {
             assert_eq!(listed.map(|_| ()), expected, "{start} to {end}");
         }
         assert_eq!(
-            list(&books(0), &Rules::default(), json!({}), NOON).map(|_| ()),
+            list(&state(0), &Rules::default(), json!({}), NOON).map(|_| ()),
             Err(458)
         );
     }

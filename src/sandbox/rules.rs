@@ -1,7 +1,7 @@
 //! Deciding what the provider says to an order, from the order and the account's settings alone.
 //!
 //! Nothing here knows sockets, clocks or what was sent before: repeats (451), the balance (402) and the rate are decided in
-//! [`super::books`], because they depend on history. Where the documentation is silent or contradicts itself, the choice made here
+//! [`super::state`], because they depend on history. Where the documentation is silent or contradicts itself, the choice made here
 //! is written beside the field or the function.
 
 use std::collections::BTreeSet;

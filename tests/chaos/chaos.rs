@@ -21,7 +21,7 @@ use super::proxy::Proxy;
 use super::world::{self, Sandbox};
 
 const PRODUCERS: usize = 4;
-/// Several times what it takes: the last doubts have to settle or to grow too old.
+/// Several times what it takes: the last indeterminate jobs have to be sent or to become uncertain.
 const DRAINED_WITHIN: Duration = Duration::from_secs(90);
 const LIMIT: usize = 100;
 
@@ -150,7 +150,7 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
             .collect(),
         variant: None,
     };
-    let (trouble, troubles) = mpsc::unbounded_channel();
+    let (failure, failures) = mpsc::unbounded_channel();
     let mut run = Run {
         fleet: Fleet::new(orders, workers, dice.part("fleet"), folder),
         dice: dice.part("victims"),
@@ -159,9 +159,9 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
         sandbox,
         database,
         provider,
-        trouble,
+        failure,
     };
-    let mistreating = tokio::spawn(mistreat(postgres, troubles));
+    let mistreating = tokio::spawn(mistreat(postgres, failures));
     let knowledge = Knowledge::default();
     let mut messages = plan.messages.clone();
     let start = Instant::now();
@@ -215,7 +215,7 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
             start,
         ));
         for event in [
-            Event::AccountTrouble("answer:402*2"),
+            Event::AccountFailure("answer:402*2"),
             Event::Freeze(Duration::from_millis(3_500)),
             Event::Stop,
         ] {
@@ -232,12 +232,12 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
         mut fleet,
         injected,
         sandbox,
-        trouble,
+        failure,
         database,
         provider,
         ..
     } = run;
-    drop(trouble);
+    drop(failure);
     let postgres = mistreating.await.expect("the server came back");
     sandbox.set_faults(&[], false).await;
     let (quiet, quiet_at) = (Instant::now(), chrono::Utc::now().timestamp_micros());
@@ -276,7 +276,7 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
     .await;
     sandbox.process.stop().await;
     pool.close().await;
-    postgres.stop().await.expect("it stops in order");
+    postgres.stop().await.expect("it stops gracefully");
     Outcome {
         evidence,
         injected,
@@ -330,7 +330,7 @@ struct Run {
     sandbox: Sandbox,
     database: Proxy,
     provider: Proxy,
-    trouble: mpsc::UnboundedSender<Event>,
+    failure: mpsc::UnboundedSender<Event>,
 }
 
 impl Run {
@@ -339,11 +339,11 @@ impl Run {
         let (name, done) = match event {
             Event::Kill => ("kill -9 of a worker", self.fleet.kill()),
             Event::Freeze(length) => ("worker frozen (SIGSTOP)", self.fleet.freeze(*length)),
-            Event::Stop => ("worker stopped in order", self.fleet.stop()),
-            Event::Crash(_) => ("Postgres killed", self.trouble.send(event.clone()).is_ok()),
+            Event::Stop => ("worker stopped gracefully", self.fleet.stop()),
+            Event::Crash(_) => ("Postgres killed", self.failure.send(event.clone()).is_ok()),
             Event::Restart => (
                 "Postgres restarted",
-                self.trouble.send(event.clone()).is_ok(),
+                self.failure.send(event.clone()).is_ok(),
             ),
             Event::KillBackend => ("database session ended", self.kill_backend().await),
             Event::Cut(Side::Database, cut) => (
@@ -358,9 +358,9 @@ impl Run {
                 self.sandbox.away(*length).await;
                 ("provider away", true)
             }
-            Event::AccountTrouble(fault) => {
+            Event::AccountFailure(fault) => {
                 self.sandbox.set_faults(&[fault], true).await;
-                ("trouble of the account", true)
+                ("failure of the account", true)
             }
         };
         *self.injected.entry(name).or_default() += usize::from(done);

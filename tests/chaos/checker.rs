@@ -24,15 +24,15 @@ pub const EXISTS: &str =
     "every committed job exists once and ends, and a rolled-back one is never asked for";
 pub const ONCE: &str = "nothing is accepted twice";
 pub const ON_ITS_JOB: &str =
-    "every accepted order is on its job, or the job says that it is sought";
+    "every accepted order is on its job, or the job says that reconciliation looks for it";
 pub const LIMIT: &str = "no closed second holds more recipients than the limit";
 pub const MARKED: &str = "every request has a committed claim older than itself";
 pub const IN_TIME: &str = "nothing is sent after its end, nor after it was cancelled unclaimed";
 pub const SILENT: &str = "no log holds a number, a text, a key or a hash";
 pub const DRAINS: &str = "the queue drains when the faults stop";
-pub const LEASES: &str = "no claim is taken over while its lease holds";
+pub const LEASES: &str = "no claim is recovered while its lease holds";
 pub const FINAL: &str = "what has ended stays as it ended, unless it was accepted after all";
-pub const UNSETTLED: &str = "only a doubt that could not be settled in time is uncertain";
+pub const UNREPEATABLE: &str = "only a job that could not be repeated in time is uncertain";
 pub const WHOLE: &str = "no worker breaks by itself";
 
 /// The first eight are the promises; the others are how the first eight could be broken without anyone noticing yet.
@@ -47,7 +47,7 @@ pub const RULES: [Rule; 12] = [
     (DRAINS, drains),
     (LEASES, leases),
     (FINAL, stays),
-    (UNSETTLED, unsettled),
+    (UNREPEATABLE, unsettled),
     (WHOLE, whole),
 ];
 
@@ -170,7 +170,7 @@ impl<'a> View<'a> {
         }
         events.extend(
             job.ambiguous_since
-                .map(|at| (at, "doubt begins".to_owned())),
+                .map(|at| (at, "indeterminate".to_owned())),
         );
         events.extend(job.expires_at.map(|at| (at, "expires".to_owned())));
         events.sort();
@@ -183,12 +183,12 @@ impl<'a> View<'a> {
             "{} after {} attempts, {}: {}",
             job.status,
             job.attempt,
-            job.error_message.as_deref().unwrap_or("no trouble"),
+            job.error_message.as_deref().unwrap_or("no failure"),
             told.join("; ")
         )
     }
 
-    /// Whether a claim of it was abandoned and taken over.
+    /// Whether a claim of it was abandoned and recovered.
     fn was_rescued(&self, job: Uuid) -> bool {
         self.evidence
             .attempts
@@ -222,7 +222,7 @@ fn exists(view: &View<'_>) -> Vec<String> {
             (Some(Told::Committed), Some(job)) => {
                 let as_asked = match job.status.as_str() {
                     "sent" => !message.numbers.is_empty() && !group.orders.is_empty(),
-                    // Whoever died with the claim of one without a number left a doubt that only looks like one.
+                    // Whoever died with the claim of one without a number left an indeterminate job although nothing was sent.
                     "uncertain" => !message.numbers.is_empty() || view.was_rescued(id),
                     "failed" => message.numbers.is_empty(),
                     "expired" => message.expires_after.is_some(),
@@ -233,7 +233,7 @@ fn exists(view: &View<'_>) -> Vec<String> {
                     found.push(format!(
                         "job {id} is {} ({}) after {} attempts, with {} orders in the ledger",
                         job.status,
-                        job.error_class.as_deref().unwrap_or("no trouble"),
+                        job.error_class.as_deref().unwrap_or("no failure"),
                         job.attempt,
                         group.orders.len()
                     ));
@@ -512,7 +512,7 @@ fn leases(view: &View<'_>) -> Vec<String> {
         .filter(early)
         .map(|one| {
             format!(
-                "claim {} of job {} was taken over while its lease held",
+                "claim {} of job {} was recovered while its lease held",
                 one.token, one.job
             )
         })
@@ -548,10 +548,13 @@ fn unsettled(view: &View<'_>) -> Vec<String> {
             .rev()
             .find(|one| one.status == "uncertain");
         let (Some(became), Some(since)) = (became, job.ambiguous_since) else {
-            found.push(format!("job {} is uncertain without a doubt", job.id));
+            found.push(format!(
+                "job {} is uncertain and was never indeterminate",
+                job.id
+            ));
             continue;
         };
-        // A repeat has to rest first, and to end while the guard still stands.
+        // A repeat has to cool down first, and to end while the guard still stands.
         let room =
             settings.guard_window_us - settings.request_timeout_us - settings.settle_delay_us;
         let too_old = became.at - since >= room - settings.asking_takes_us;
@@ -561,7 +564,7 @@ fn unsettled(view: &View<'_>) -> Vec<String> {
         let used_up = job.attempt >= job.max_attempts;
         if !(too_old || ended || used_up) {
             found.push(format!(
-                "job {} is uncertain {} ms after its doubt began: there was room for a repeat. {}",
+                "job {} is uncertain {} ms after it became indeterminate: there was room for a repeat. {}",
                 job.id,
                 (became.at - since) / 1_000,
                 view.history(job.id)

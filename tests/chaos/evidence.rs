@@ -59,7 +59,7 @@ pub struct Request {
     pub text: Option<String>,
 }
 
-/// The settings that the checks rest on.
+/// The settings that the checks depend on.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub limit: usize,

@@ -11,13 +11,13 @@ use super::support::worker::HASH;
 
 type Falsification = (&'static str, &'static str, fn(&mut Evidence));
 
-/// A job that was plainly sent, and that no other has the content of: a twin could stand in for it.
+/// A job that was plainly sent, and that no other has the content of: a duplicate could stand in for it.
 fn sent(evidence: &mut Evidence) -> &mut Job {
     let mut texts: HashMap<&str, usize> = HashMap::new();
     for message in &evidence.messages {
         *texts.entry(&message.text).or_default() += 1;
     }
-    let alone: HashSet<Uuid> = evidence
+    let unique: HashSet<Uuid> = evidence
         .messages
         .iter()
         .filter(|message| texts[message.text.as_str()] == 1)
@@ -28,7 +28,7 @@ fn sent(evidence: &mut Evidence) -> &mut Job {
             && !job.duplicate
             && job.expires_at.is_none()
             && job.order_id.is_some()
-            && alone.contains(&job.id)
+            && unique.contains(&job.id)
     };
     let found = evidence.jobs.iter_mut().find(plainly);
     found.expect("a run sends something")
@@ -180,8 +180,8 @@ const FALSIFICATIONS: [Falsification; 19] = [
         });
     }),
     (
-        "a fresh doubt is given up",
-        checker::UNSETTLED,
+        "a young indeterminate job is given up",
+        checker::UNREPEATABLE,
         |evidence| {
             let job = sent(evidence);
             job.status = "uncertain".to_owned();

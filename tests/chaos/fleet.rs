@@ -145,6 +145,12 @@ impl Fleet {
                 // A request that has been handed over and frozen with its worker would leave whenever that goes on, and
                 // nothing can be asked any more; to die is the harder case elsewhere.
                 let may_freeze = !matches!(point, Point::HandedOver | Point::InFlight);
+                // A panic costs one job and not the worker, so it may come again and again; not for certain, or no job of
+                // this worker would ever be sent.
+                let in_a_job = matches!(point, Point::BeforeSend | Point::ReplyRead);
+                if in_a_job && chance < 1.0 && self.dice.percent(50) {
+                    return format!("{}=panic:0.02", point.name());
+                }
                 let what = if may_freeze && self.dice.percent(25) {
                     "freeze"
                 } else {
@@ -182,6 +188,7 @@ impl Fleet {
             if let Some(seat) = seat {
                 match what {
                     "freeze" => seat.thaw = Some(now + length),
+                    "panic" => {}
                     _ => seat.told_to_end = true,
                 }
             }
@@ -229,7 +236,7 @@ impl Fleet {
         self.signal(Signal::SIGKILL)
     }
 
-    /// Stops one in order.
+    /// Stops one gracefully.
     pub fn stop(&mut self) -> bool {
         self.signal(Signal::SIGTERM)
     }
@@ -256,7 +263,7 @@ impl Fleet {
         true
     }
 
-    /// The faults stop: everyone goes on, ends in order, and is followed by a worker that nothing happens to.
+    /// The faults stop: everyone goes on, ends gracefully, and is followed by a worker that nothing happens to.
     pub async fn recover(&mut self) {
         for seat in &mut self.seats {
             seat.told_to_end = true;
@@ -288,7 +295,7 @@ impl Fleet {
         self.read_strikes();
     }
 
-    /// Everyone stops in order, and has to.
+    /// Everyone stops gracefully, and has to.
     pub async fn disband(&mut self) {
         for seat in &mut self.seats {
             let Some(mut worker) = seat.worker.take() else {
@@ -298,7 +305,7 @@ impl Fleet {
             let status = worker.ended().await;
             if !status.success() {
                 self.broken
-                    .push(format!("a worker did not stop in order ({status})"));
+                    .push(format!("a worker did not stop gracefully ({status})"));
             }
             self.lines.extend(worker.lines());
         }

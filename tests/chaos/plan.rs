@@ -40,11 +40,11 @@ pub enum Event {
     Kill,
     /// SIGSTOP, and SIGCONT after so long.
     Freeze(Duration),
-    /// SIGTERM: the worker stops in order.
+    /// SIGTERM: the worker stops gracefully.
     Stop,
     /// All processes of Postgres are killed; it starts again after so long.
     Crash(Duration),
-    /// Postgres stops in order and starts again.
+    /// Postgres stops gracefully and starts again.
     Restart,
     /// One of the workers' sessions is ended by the database.
     KillBackend,
@@ -52,8 +52,8 @@ pub enum Event {
     Cut(Side, Cut),
     /// The provider's port is shut for so long.
     ProviderAway(Duration),
-    /// The next requests meet trouble of the account: it pauses, and is probed.
-    AccountTrouble(&'static str),
+    /// The next requests meet failure of the account: it pauses, and is probed.
+    AccountFailure(&'static str),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub enum Side {
     Provider,
 }
 
-const ACCOUNT_TROUBLE: [&str; 3] = ["answer:402*3", "answer:401*2", "http:429/1*2"];
+const ACCOUNT_FAILURE: [&str; 3] = ["answer:402*3", "answer:401*2", "http:429/1*2"];
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -135,7 +135,7 @@ impl Plan {
             "account",
             size.crashes.max(2),
             Box::new(|dice| {
-                Event::AccountTrouble(ACCOUNT_TROUBLE[dice.index(ACCOUNT_TROUBLE.len())])
+                Event::AccountFailure(ACCOUNT_FAILURE[dice.index(ACCOUNT_FAILURE.len())])
             }),
         );
         events.sort_by_key(|(at, _)| *at);
@@ -167,14 +167,14 @@ pub fn messages(dice: &mut Dice, count: usize, over: Duration) -> Vec<Message> {
             }
             26..30 => {
                 // The same content again, as an application does that is asked twice.
-                if let Some(twin) = all
+                if let Some(original) = all
                     .last()
-                    .filter(|twin| !twin.rolled_back && twin.expires_after.is_none())
+                    .filter(|original| !original.rolled_back && original.expires_after.is_none())
                 {
-                    message.text = twin.text.clone();
-                    message.numbers = twin.numbers.clone();
-                    message.spelled = twin.spelled.clone();
-                    message.marketing = twin.marketing;
+                    message.text = original.text.clone();
+                    message.numbers = original.numbers.clone();
+                    message.spelled = original.spelled.clone();
+                    message.marketing = original.marketing;
                 }
             }
             30..34 => {

@@ -132,7 +132,7 @@ async fn pass(
         };
         let cut = *order.borrow();
         if [before, amid, after].map(Some).contains(&cut) && cut != Some(Cut::Now) {
-            // The worker sees a reset; the other side an end in order, so that what was passed on arrives.
+            // The worker sees a reset; the other side an orderly end, so that what was passed on arrives.
             let worker: &TcpStream = if before == Cut::BeforeRequest {
                 from.as_ref()
             } else {

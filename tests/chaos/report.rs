@@ -87,7 +87,7 @@ impl Report {
             .iter()
             .filter(|job| job.status == "sent" && job.ambiguous_since.is_some())
             .count();
-        self.row("doubts that were settled", settled);
+        self.row("indeterminate jobs that were sent in the end", settled);
         self.row("uncertain", findings.uncertain);
         let ended = evidence
             .jobs

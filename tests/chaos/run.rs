@@ -169,5 +169,5 @@ async fn check_the_checker(seed: u64, variants: &[Variant], report: &mut Report)
     }
     report.variants_lasted = began.elapsed();
     let postgres = Arc::into_inner(postgres).expect("every scenario has ended");
-    postgres.stop().await.expect("it stops in order");
+    postgres.stop().await.expect("it stops gracefully");
 }

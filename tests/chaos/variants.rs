@@ -35,12 +35,14 @@ pub enum Scenario {
     Burst,
     /// The worker comes when messages have expired.
     LateStart,
-    /// A worker dies with requests under way.
+    /// A worker dies with requests in flight.
     DeadWorker,
+    /// Every third attempt panics, before its request or after its answer.
+    PanickingJobs,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::OutlivedGuard,
         Self::FrozenPastLease,
         Self::SlowProvider,
@@ -48,6 +50,7 @@ impl Scenario {
         Self::Burst,
         Self::LateStart,
         Self::DeadWorker,
+        Self::PanickingJobs,
     ];
 
     /// What brings `variant` out, and the rule that it has to be seen to break.
@@ -56,9 +59,10 @@ impl Scenario {
             Variant::BlindResend | Variant::GuardTooLong => (Self::OutlivedGuard, checker::ONCE),
             Variant::NoMarker => (Self::OutlivedGuard, checker::MARKED),
             Variant::RecordWithoutToken => (Self::FrozenPastLease, checker::FINAL),
-            Variant::DoubtIsFailure => (Self::LostAnswers, checker::EXISTS),
+            Variant::IndeterminateIsFailure => (Self::LostAnswers, checker::EXISTS),
             Variant::RescueByAge => (Self::SlowProvider, checker::LEASES),
             Variant::NoRescue => (Self::DeadWorker, checker::DRAINS),
+            Variant::PanicSpreads => (Self::PanickingJobs, checker::DRAINS),
             Variant::NoLimit => (Self::Burst, checker::LIMIT),
             Variant::NoExpiry => (Self::LateStart, checker::IN_TIME),
         }
@@ -73,6 +77,7 @@ impl Scenario {
             Self::Burst => "burst",
             Self::LateStart => "late_start",
             Self::DeadWorker => "dead_worker",
+            Self::PanickingJobs => "panicking_jobs",
         }
     }
 
@@ -107,7 +112,7 @@ impl Scenario {
                 let second = stage.worker();
                 stage.drained().await;
                 first.signal(Signal::SIGCONT);
-                // It stops in order, and so records what it has.
+                // It stops gracefully, and so records what it has.
                 first.signal(Signal::SIGTERM);
                 stage.watch(first).await;
                 vec![second]
@@ -143,6 +148,18 @@ impl Scenario {
                 first.signal(Signal::SIGKILL);
                 stage.watch(first).await;
                 vec![stage.worker()]
+            }
+            Self::PanickingJobs => {
+                stage.write(30, |_| {}).await;
+                let file = folder.join("panics").display().to_string();
+                vec![stage.orders.start(&[
+                    (
+                        "SMS_OUTBOX_FAILPOINTS",
+                        "before-send=panic:0.2,reply-read=panic:0.2",
+                    ),
+                    ("SMS_OUTBOX_FAILPOINTS_FILE", &file),
+                    ("SMS_OUTBOX_FAILPOINTS_SEED", "7"),
+                ])]
             }
         };
         stage.drained().await;

@@ -1,4 +1,4 @@
-//! Several accounts in one installation: each signs, is limited, pauses and is counted by itself.
+//! Several accounts in one outbox: each signs, is limited, pauses and is counted by itself.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::cli::Shell;
 use crate::limits::most_in_a_second;
 use crate::metrics::{ANYWHERE, address, value, wait_for_value};
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{BALANCE, FakeProvider, Reply, Request, SEND, in_order};
+use crate::support::provider::{BALANCE, FakeProvider, Reply, Request, SEND, healthy};
 use crate::support::worker::{
     HASH, KEY, Process, Worker, count, insert, insert_many, job, wait_for_count, wait_for_statuses,
 };
@@ -28,7 +28,7 @@ fn shops_key() -> String {
     format!("{KEY}_SHOP")
 }
 
-/// From the environment to the wire, whatever is asked: orders, and whether an account is in order again.
+/// From the environment to the wire, whatever is asked: orders, and whether an account is healthy again.
 #[tokio::test]
 async fn everything_that_an_account_asks_is_signed_with_its_own_key_and_hash() {
     let database = TestDatabase::create().await;
@@ -39,7 +39,7 @@ async fn everything_that_an_account_asks_is_signed_with_its_own_key_and_hash() {
         if request.path == SEND && refused.insert(request.key().to_owned()) {
             Reply::code(402, 402)
         } else {
-            in_order(request)
+            healthy(request)
         }
     });
     let secrets = [
@@ -147,14 +147,14 @@ async fn each_account_has_the_whole_limit_to_itself() {
     assert!(both > 20, "never more than {both} in one second, of both");
 }
 
-/// The fewest hands that two accounts can have, and one of them never comes back.
+/// The fewest permits that two accounts can have, and one of them never comes back.
 #[tokio::test]
 async fn silence_before_one_account_holds_up_no_other() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let provider = FakeProvider::scripted(|request| match request.key() {
         KEY => Reply::Silence,
-        _ => in_order(request),
+        _ => healthy(request),
     });
     let list = ("recipients", "array_fill('905321234567'::text, ARRAY[101])");
     insert_many(pool, 20, &[]).await;
@@ -184,7 +184,7 @@ async fn a_probe_that_is_not_answered_keeps_no_other_account_paused() {
         (KEY, SEND) => Reply::code(401, 401),
         (KEY, _) => Reply::Silence,
         (_, SEND) if !std::mem::replace(&mut refused, true) => Reply::code(402, 402),
-        _ => in_order(request),
+        _ => healthy(request),
     });
     let lost = insert(pool, &[]).await;
     let patient = ["--request-timeout", "5m", "--lease", "6m"];
@@ -210,7 +210,7 @@ async fn an_account_without_balance_costs_another_neither_a_request_nor_an_attem
     let pool = database.pool();
     let provider = FakeProvider::scripted(|request| match request.key() {
         KEY => Reply::code(402, 402),
-        _ => in_order(request),
+        _ => healthy(request),
     });
     let poor = insert_many(pool, 100, &[]).await;
     let shops = insert_many(pool, 100, &[SHOP]).await;
@@ -233,7 +233,7 @@ async fn the_counters_of_accounts_are_kept_apart() {
     let pool = database.pool();
     let provider = FakeProvider::scripted(|request| match (request.key(), &*request.path) {
         (KEY, _) => Reply::code(401, 401),
-        _ => in_order(request),
+        _ => healthy(request),
     });
     insert_many(pool, 3, &[]).await;
     let shops = insert_many(pool, 5, &[SHOP]).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{FakeProvider, Hold, Reply, SEND, in_order};
+use crate::support::provider::{FakeProvider, Hold, Reply, SEND, healthy};
 use crate::support::worker::{
     Process, Worker, execute, insert, insert_many, jobs, wait_for_count, wait_for_job,
     wait_for_status, wait_for_statuses,
@@ -15,7 +15,7 @@ use crate::support::worker::{
 async fn a_list_that_is_counted_from_zero_is_sent_like_any_other() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
-    let provider = FakeProvider::scripted(in_order);
+    let provider = FakeProvider::scripted(healthy);
     let odd = insert(pool, &[("recipients", "'[0:1]={0532 111 22 33, nobody}'")]).await;
     let others = insert_many(pool, 5, &[]).await;
     let worker = Worker::start(&database, &provider, &[]);
@@ -29,7 +29,7 @@ async fn a_list_that_is_counted_from_zero_is_sent_like_any_other() {
 async fn answers_outlast_a_database_that_cannot_write_for_a_while() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
-    let provider = FakeProvider::scripted(in_order);
+    let provider = FakeProvider::scripted(healthy);
     execute(
         pool,
         "CREATE FUNCTION disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -64,12 +64,12 @@ async fn a_pause_that_cannot_be_begun_for_a_while_holds_up_no_other_outcome() {
     let held = hold.clone();
     let mut refusals = 0;
     let provider = FakeProvider::scripted(move |request| match request.text() {
-        "accepted" => in_order(request).held(&held),
+        "accepted" => healthy(request).held(&held),
         "refused" if refusals == 0 => {
             refusals += 1;
             Reply::code(401, 401)
         }
-        _ => in_order(request),
+        _ => healthy(request),
     });
     execute(
         pool,
@@ -112,17 +112,17 @@ async fn one_message_that_a_firewall_objects_to_does_not_hold_its_account() {
         if request.path == SEND && request.text() == "objectionable" {
             Reply::text(403, "<html>no</html>")
         } else {
-            in_order(request)
+            healthy(request)
         }
     });
     let flags = ["--backoff-base", "100ms", "--backoff-cap", "1s"];
-    let alone = insert(pool, &[("body", "'objectionable'")]).await;
+    let refused = insert(pool, &[("body", "'objectionable'")]).await;
     let worker = Worker::start(&database, &provider, &flags);
     wait_for_count(pool, "SELECT count(*) FROM sms_outbox.pauses", |n| n == 1).await;
     let others = insert_many(pool, 30, &[]).await;
     wait_for_statuses(pool, &others, "sent").await;
     // It may be on its way once more at this very moment.
-    wait_for_job(pool, alone, "it is back, with its attempt", |job| {
+    wait_for_job(pool, refused, "it is released, with its attempt", |job| {
         (job.status.as_str(), job.attempt) == ("queued", 0)
     })
     .await;
@@ -133,7 +133,7 @@ async fn one_message_that_a_firewall_objects_to_does_not_hold_its_account() {
 async fn a_message_of_many_numbers_gets_its_gap_beside_a_trickle_of_urgent_ones() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
-    let provider = FakeProvider::scripted(in_order);
+    let provider = FakeProvider::scripted(healthy);
     let many = "array(SELECT (905330000000 + n)::text FROM generate_series(1, 20) AS n)";
     let heavy = insert(pool, &[("recipients", many)]).await;
     let behind = insert_many(pool, 5, &[]).await;
@@ -162,7 +162,7 @@ async fn a_message_of_many_numbers_gets_its_gap_beside_a_trickle_of_urgent_ones(
 async fn what_is_committed_late_is_sent_though_thousands_were_claimed_past_it() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
-    let provider = FakeProvider::scripted(in_order);
+    let provider = FakeProvider::scripted(healthy);
     let worker = Worker::start(&database, &provider, &["--rate-per-second", "0"]);
     let late = Uuid::from_u128(7);
     // A long transaction: its messages are due from its beginning.

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{FakeProvider, Guard, Reply, SEND, in_order, order_id};
+use crate::support::provider::{FakeProvider, Guard, Reply, SEND, healthy, order_id};
 use crate::support::worker::{
     HASH, KEY, Worker, count, insert, job, jobs, wait_for_count, wait_for_status, wait_for_statuses,
 };
 use sms_outbox::outbox::Outbox;
 
-/// The codes that end a job, and whose trouble they are.
+/// The codes that end a job, and whose failure they are.
 const REFUSALS: [(u16, &str); 22] = [
     (400, "request"),
     (422, "request"),
@@ -36,7 +36,7 @@ const REFUSALS: [(u16, &str); 22] = [
     (999, "unknown"),
 ];
 
-/// The codes that are an account's trouble: class, and who waits.
+/// The codes that are an account's failure: class, and who waits.
 const BLOCKS: [(u16, &str, &str); 7] = [
     (401, "auth", "account"),
     (402, "balance", "account"),
@@ -84,7 +84,7 @@ async fn a_refusal_fails_its_job_after_one_request_whatever_the_http_status() {
     let database = TestDatabase::create().await;
     let provider = FakeProvider::scripted(|request| match request.path.as_str() {
         SEND => as_the_text_says(request.text()),
-        _ => in_order(request),
+        _ => healthy(request),
     });
     let mut ids = Vec::new();
     let mut expected = Vec::new();
@@ -102,7 +102,7 @@ async fn a_refusal_fails_its_job_after_one_request_whatever_the_http_status() {
         assert_eq!(job.attempt, 1, "{text}");
         assert!(
             job.ambiguous_since.is_none(),
-            "{text}: a refusal is no doubt"
+            "{text}: a refusal is not indeterminate"
         );
         assert_eq!(provider.orders_of(text).len(), 1, "{text}");
         let history = Outbox::new(database.pool().clone()).attempts(job.id).await;
@@ -120,7 +120,7 @@ async fn a_refusal_fails_its_job_after_one_request_whatever_the_http_status() {
 }
 
 #[tokio::test]
-async fn an_accounts_trouble_spends_no_attempt_whatever_the_http_status() {
+async fn an_accounts_failure_spends_no_attempt_whatever_the_http_status() {
     let database = TestDatabase::create().await;
     let provider = FakeProvider::scripted(|request| match request.path.as_str() {
         SEND => as_the_text_says(request.text()),
@@ -207,7 +207,7 @@ async fn an_accounts_trouble_spends_no_attempt_whatever_the_http_status() {
         let history = Outbox::new(database.pool().clone()).attempts(job.id).await;
         let history = history.expect("the history");
         assert_eq!(history.len(), 1, "{text}");
-        assert!(!history[0].counted, "{text}: the attempt was given back");
+        assert!(!history[0].counted, "{text}: the attempt was released");
     }
 }
 
@@ -379,7 +379,8 @@ async fn a_451_is_success() {
 }
 
 #[tokio::test]
-async fn a_twin_that_was_inserted_at_the_same_time_gets_the_order_and_the_name_of_its_twin() {
+async fn a_duplicate_that_was_inserted_at_the_same_time_gets_the_order_and_the_id_of_its_original()
+{
     let database = TestDatabase::create().await;
     let mut guard = Guard::default();
     let provider = FakeProvider::scripted(move |request| guard.take(request));
@@ -405,26 +406,26 @@ async fn a_twin_that_was_inserted_at_the_same_time_gets_the_order_and_the_name_o
         let worker = Worker::start(&database, &provider, &[]);
         let sent = wait_for_statuses(database.pool(), &ids, "sent").await;
         worker.stop().await;
-        let (first, twin) = if sent[0].duplicate {
+        let (first, second) = if sent[0].duplicate {
             (&sent[1], &sent[0])
         } else {
             (&sent[0], &sent[1])
         };
-        assert!(!first.duplicate && twin.duplicate);
+        assert!(!first.duplicate && second.duplicate);
         assert!(first.order_id.is_some());
-        assert_eq!(twin.order_id, first.order_id);
-        assert_eq!(twin.duplicate_of, Some(first.id));
+        assert_eq!(second.order_id, first.order_id);
+        assert_eq!(second.duplicate_of, Some(first.id));
         assert_eq!(first.duplicate_of, None);
     }
 }
 
 #[tokio::test]
-async fn a_451_names_no_twin_with_another_text_another_number_or_another_account() {
+async fn a_451_names_no_original_with_another_text_another_number_or_another_account() {
     let database = TestDatabase::create().await;
     let provider =
         FakeProvider::scripted(|request| match (request.sender(), request.path.as_str()) {
             ("DUP", SEND) => Reply::code(400, 451),
-            _ => in_order(request),
+            _ => healthy(request),
         });
     let same = [("recipients", "'{905321112233}'"), ("body", "'hello'")];
     insert(
@@ -609,7 +610,7 @@ async fn a_request_is_what_the_documentation_shows_to_the_field() {
 }
 
 #[tokio::test]
-async fn accounts_sign_with_their_own_keys_and_leave_other_accounts_jobs_alone() {
+async fn accounts_sign_with_their_own_keys_and_claim_no_other_accounts_jobs() {
     let database = TestDatabase::create().await;
     let provider = FakeProvider::start();
     let pool = database.pool();

@@ -7,23 +7,27 @@ use std::{
     process::Command,
 };
 
+/// Every file below a directory of ours.
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("a directory of ours");
+    entries
+        .map(|entry| entry.expect("a directory of ours").path())
+        .flat_map(|path| {
+            if path.is_dir() {
+                files_below(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
+
 /// Every Rust file of the crate, as a path below `src/`, without its comments and unit tests.
 fn sources() -> Vec<(String, String)> {
-    fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(directory).expect("a directory of ours") {
-            let path = entry.expect("a directory of ours").path();
-            if path.is_dir() {
-                walk(&path, found);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
-        }
-    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    walk(&root, &mut files);
-    files
+    files_below(&root)
         .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| {
             let name = path.strip_prefix(&root).expect("a file below src");
             let text = fs::read_to_string(&path).expect("a file of ours");
@@ -187,22 +191,49 @@ fn only_the_outbox_speaks_sql_to_the_schema() {
 #[test]
 fn nothing_notifies_and_nothing_listens() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for directory in [
-        "migrations",
-        "src/outbox",
-        "src/outbox/claim",
-        "src/producer",
-    ] {
-        for entry in fs::read_dir(root.join(directory)).expect("a directory of ours") {
-            let path = entry.expect("a directory of ours").path();
-            if path.is_dir() {
-                continue;
-            }
+    for directory in ["migrations", "src/outbox", "src/producer"] {
+        for path in files_below(&root.join(directory)) {
             let text = fs::read_to_string(&path).expect("a file of ours");
             for word in ["NOTIFY", "LISTEN ", "pg_notify", "PgListener"] {
                 assert!(!text.contains(word), "{} says {word:?}", path.display());
             }
         }
+    }
+}
+
+/// The guard against copies and restored backups stands in the one function that claims; so nothing else may claim.
+#[test]
+fn there_is_one_way_to_a_claim() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let claiming: Vec<String> = files_below(&src.join("outbox"))
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sql"))
+        .filter(|path| {
+            let text = fs::read_to_string(path).expect("a file of ours");
+            text.contains("SET status = 'sending'") || text.contains("token + 1")
+        })
+        .map(|path| {
+            path.strip_prefix(&src)
+                .expect("below")
+                .display()
+                .to_string()
+        })
+        .collect();
+    assert_eq!(claiming, ["outbox/claim/mark.sql"]);
+    let (of_claims, others): (Vec<_>, Vec<_>) = sources()
+        .into_iter()
+        .partition(|(file, _)| file == "outbox/claim.rs");
+    let code: String = of_claims[0].1.split_whitespace().collect();
+    for statement in ["CLAIM_SINGLES", "CLAIM_BULK"] {
+        // Its definition, and its one use.
+        assert_eq!(code.matches(statement).count(), 2, "{statement}");
+        assert!(code.contains(&format!(".mark({statement},")), "{statement}");
+    }
+    assert_eq!(code.matches("fetch_all").count(), 1, "one place runs them");
+    for (file, code) in others {
+        // The chaos test rewrites a statement, and runs none.
+        let may = file.starts_with("failpoints/") || file == "outbox.rs";
+        assert!(may || !code.contains("CLAIM_"), "src/{file} claims");
     }
 }
 
@@ -333,4 +364,103 @@ fn the_front_page_lists_what_can_be_imported() {
         );
     }
     assert_eq!(listed, there);
+}
+
+/// Every Rust file below a directory, as a path from the top.
+fn rust_files_of(directory: &str) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    files_below(&root.join(directory))
+        .iter()
+        .map(|path| {
+            path.strip_prefix(root)
+                .expect("below")
+                .display()
+                .to_string()
+        })
+        .filter(|path| path.ends_with(".rs"))
+        .collect()
+}
+
+#[test]
+fn the_map_names_every_file_and_no_other() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md"))
+        .expect("a page of ours");
+    let section = page.split("\n## The map\n").nth(1).expect("the map");
+    let map = section.split("```").nth(1).expect("the map");
+    // An entry begins at the margin, with the files and folders that it is about; what is indented names what is in them.
+    let mut entries: Vec<(Vec<&str>, Vec<&str>)> = Vec::new();
+    for line in map.lines().skip(1) {
+        let words = line.split(|c: char| c.is_whitespace() || ",:;.()".contains(c));
+        let paths = line
+            .split(|c: char| c.is_whitespace() || c == ',')
+            .filter(|word| word.starts_with("src/") || word.starts_with("tests/"));
+        if line.starts_with(' ') {
+            let (_, named) = entries.last_mut().expect("it begins at the margin");
+            named.extend(words);
+        } else {
+            entries.push((paths.collect(), words.collect()));
+        }
+    }
+    let files: Vec<String> = ["src", "tests"]
+        .into_iter()
+        .flat_map(rust_files_of)
+        .collect();
+    for file in &files {
+        let by_name = |(paths, named): &(Vec<&str>, Vec<&str>)| {
+            paths.iter().any(|path| {
+                let inside = file
+                    .strip_prefix(path)
+                    .and_then(|rest| rest.strip_suffix(".rs"));
+                path == file
+                    || (path.ends_with('/') && inside.is_some_and(|rest| named.contains(&rest)))
+            })
+        };
+        assert!(entries.iter().any(by_name), "{file} is not on the map");
+    }
+    for path in entries.iter().flat_map(|(paths, _)| paths) {
+        let there = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        assert!(there.exists(), "{path} is on the map");
+    }
+}
+
+/// Who thinks of another database has to know which statements a missing feature concerns.
+#[test]
+fn the_page_on_other_databases_names_the_statements_that_use_a_feature() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/scaling.md")).expect("a page of ours");
+    for feature in ["SKIP LOCKED", "LATERAL", "ctid"] {
+        let row = page
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("| `{feature}`: ")))
+            .unwrap_or_else(|| panic!("no row about {feature}"));
+        let cell = row.split(" | ").next().unwrap_or_default();
+        let named: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        for (folder, prefix) in [
+            ("src/outbox", ""),
+            ("src/outbox/claim", "claim/"),
+            ("src/producer", ""),
+        ] {
+            for entry in fs::read_dir(root.join(folder)).expect("a directory of ours") {
+                let file = entry.expect("a directory of ours").file_name();
+                let Some(name) = file
+                    .to_string_lossy()
+                    .strip_suffix(".sql")
+                    .map(str::to_owned)
+                else {
+                    continue;
+                };
+                let sql =
+                    fs::read_to_string(root.join(folder).join(&file)).expect("a file of ours");
+                let uses = sql
+                    .lines()
+                    .any(|line| line.split("--").next().unwrap_or(line).contains(feature));
+                let name = format!("{prefix}{name}");
+                assert_eq!(
+                    named.contains(&name.as_str()),
+                    uses,
+                    "{name}.sql and {feature}"
+                );
+            }
+        }
+    }
 }

@@ -192,7 +192,7 @@ async fn an_interrupted_measurement_leaves_a_named_server_as_it_was() {
     assert_eq!(databases(&mut connection).await, 0, "left behind");
     assert_eq!(names(temp.path()), [""; 0], "left behind");
     drop(connection);
-    server.stop().await.expect("it stops in order");
+    server.stop().await.expect("it stops gracefully");
 }
 
 /// Those that measurements have made.

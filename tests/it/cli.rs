@@ -529,7 +529,7 @@ async fn show_says_what_a_status_means_and_what_can_be_done() {
     let database = TestDatabase::create().await;
     let shell = Shell::at(&database);
     for (status, says) in [
-        ("queued", "next worker with a free hand"),
+        ("queued", "next worker with a free permit"),
         ("sending", "its request may be on its way"),
         ("sent", "accepted it as order 4711"),
         ("failed", "sms-outbox retry"),
@@ -618,7 +618,7 @@ async fn cancelling_tells_the_truth_about_each_job() {
 }
 
 #[tokio::test]
-async fn cancelling_a_job_in_doubt_warns_that_it_may_have_been_sent() {
+async fn cancelling_a_job_indeterminate_warns_that_it_may_have_been_sent() {
     let database = TestDatabase::create().await;
     let shell = Shell::at(&database);
     let id = shell.send(&[]).await;
@@ -700,13 +700,14 @@ async fn only_what_failed_is_retried_and_uncertain_jobs_are_left_to_resolve() {
 }
 
 #[tokio::test]
-async fn a_failed_job_in_doubt_is_retried_by_its_id_only() {
+async fn a_failed_job_indeterminate_is_retried_by_its_id_only() {
     let database = TestDatabase::create().await;
     let shell = Shell::at(&database);
     let id = shell.send(&[]).await;
     become_(&database, id, "failed").await;
-    let doubt = format!("UPDATE sms_outbox.jobs SET ambiguous_since = now() WHERE id = '{id}'");
-    execute(&database, doubt).await;
+    let indeterminate =
+        format!("UPDATE sms_outbox.jobs SET ambiguous_since = now() WHERE id = '{id}'");
+    execute(&database, indeterminate).await;
     let ran = shell.run(&["retry", "--all"]).await;
     assert!(ran.err.contains(&id.to_string()), "{}", ran.err);
     assert_eq!(status(&database, id).await, "failed");
@@ -746,7 +747,7 @@ async fn what_has_expired_is_neither_retried_nor_sent_again() {
 }
 
 #[tokio::test]
-async fn a_person_settles_an_uncertain_job() {
+async fn a_person_resolves_an_uncertain_job() {
     let database = TestDatabase::create().await;
     let shell = Shell::at(&database);
     for (how, then, says) in [
@@ -763,7 +764,7 @@ async fn a_person_settles_an_uncertain_job() {
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains(says), "{said}");
         assert_eq!(status(&database, id).await, then);
-        // Settled once, it is settled.
+        // Resolved once, it stays resolved.
         let (code, said) = shell.run(&arguments).await.said();
         assert!(code == Some(1) && said.contains("not uncertain"), "{said}");
     }
@@ -831,20 +832,20 @@ async fn a_pause_shows_wherever_it_matters_until_it_is_ended() {
 }
 
 #[tokio::test]
-async fn a_pause_by_hand_outlasts_the_providers_trouble_and_its_probes() {
-    use sms_outbox::lifecycle::{ErrorClass, PauseScope, Trouble};
+async fn a_pause_by_hand_outlasts_the_providers_failure_and_its_probes() {
+    use sms_outbox::lifecycle::{ErrorClass, Failure, PauseScope};
     use sms_outbox::outbox::{Outbox, PauseOrder, Probing};
 
     let database = TestDatabase::create().await;
     let shell = Shell::at(&database);
     let outbox = Outbox::new(database.pool().clone());
-    let trouble = Trouble::new(ErrorClass::Balance, "The balance is too low.");
+    let failure = Failure::new(ErrorClass::Balance, "The balance is too low.");
     let order = PauseOrder {
         account: "default",
         scope: PauseScope::Account,
         sender: "",
-        trouble: Some(&trouble),
-        reason: &trouble.message,
+        failure: Some(&failure),
+        reason: &failure.message,
         by: "w-1",
         lasts: None,
         probing: Some(Probing {
@@ -859,7 +860,7 @@ async fn a_pause_by_hand_outlasts_the_providers_trouble_and_its_probes() {
         "{said}"
     );
 
-    // A request that was under way meets the trouble again, and a probe that was under way comes back.
+    // A request that was under way meets the failure again, and a probe that was under way comes back.
     assert_eq!(outbox.pause(&order).await.expect("an answer"), None);
     let ended = outbox
         .end_probed_pause("default", PauseScope::Account, "", "w-1")
@@ -995,7 +996,7 @@ async fn doctor_finds_what_has_come_to_a_halt() {
     assert_eq!(code, Some(1));
     for part in [
         "a job has been due for 1 h",
-        "1 job claimed by a worker that never reported back",
+        "1 job claimed, with a lease that ran out, and not recovered",
         "1 job uncertain",
         "1 job failed within the last hour (sender 1)",
         "1 job waiting for account \"defualt\", which no worker serves",

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::support::clock::{WallClock, hours};
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{FakeProvider, Guard, Hold, Reply, SEND, in_order};
+use crate::support::provider::{FakeProvider, Guard, Hold, Reply, SEND, healthy};
 use crate::support::worker::{Process, insert, jobs, wait_for_status, wait_for_statuses};
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn a_wall_clock_that_jumps_by_hours_doubles_nothing_expires_nothing_and_ho
     let mut seen: HashMap<String, usize> = HashMap::new();
     let provider = FakeProvider::scripted(move |request| {
         if request.path != SEND {
-            return in_order(request);
+            return healthy(request);
         }
         let text = request.text().to_owned();
         let (kind, jump) = text.split_once(' ').expect("our own texts");
@@ -68,7 +68,7 @@ async fn a_wall_clock_that_jumps_by_hours_doubles_nothing_expires_nothing_and_ho
     for jump in jumps {
         let mut ids = Vec::new();
         for (kind, due) in [
-            // What a jump may find: a request in flight, a repeat that rests, a message before its moment, an account that
+            // What a jump may find: a request in flight, a repeat that cools down, a message before its moment, an account that
             // was asked to slow down.
             ("held", "now()"),
             ("lost", "now()"),

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::support::faults::{MidStatement, server_of_its_own};
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{Door, FakeProvider, Guard, Hold, Reply, Request, SEND, in_order};
+use crate::support::provider::{Door, FakeProvider, Guard, Hold, Reply, Request, SEND, healthy};
 use crate::support::proxy::{At, Fate, Proxy};
 use crate::support::worker::{
     Process, Worker, count, insert, wait_for_count, wait_for_job, wait_for_status,
@@ -27,7 +27,7 @@ fn guarded() -> FakeProvider {
     let mut guard = Guard::default();
     FakeProvider::scripted(move |request| match request.path.as_str() {
         SEND => guard.take(request),
-        _ => in_order(request),
+        _ => healthy(request),
     })
 }
 
@@ -139,7 +139,7 @@ async fn a_worker_that_dies_after_its_claim_and_before_the_first_byte_leaves_one
         1
     );
     let after = Aftermath::of(&database, &provider, id).await;
-    assert_eq!(after.requests.len(), 1, "the doubt was none");
+    assert_eq!(after.requests.len(), 1, "it was not indeterminate");
     assert!(!after.job.duplicate && after.job.order_id.is_some());
     assert_eq!(after.job.attempt, 2);
 }
@@ -150,7 +150,7 @@ async fn a_worker_that_dies_in_flight_leaves_a_message_that_its_repeat_sends() {
     let provider = FakeProvider::scripted(|request| match (request.path.as_str(), request.n) {
         // It arrives, and is not taken.
         (SEND, 1) => Reply::Silence,
-        _ => in_order(request),
+        _ => healthy(request),
     });
     let id = insert(database.pool(), &[]).await;
     let worker = Process::worker(&database.url(), &provider.url(), &SHORT_LEASE);
@@ -172,7 +172,7 @@ async fn a_worker_that_dies_before_it_reads_the_acceptance_leaves_one_message() 
         FakeProvider::scripted(move |request| match (request.path.as_str(), request.n) {
             (SEND, 1) => guard.take(request).held(&held),
             (SEND, _) => guard.take(request),
-            _ => in_order(request),
+            _ => healthy(request),
         });
     let id = insert(database.pool(), &[]).await;
     let worker = Process::worker(&database.url(), &provider.url(), &SHORT_LEASE);
@@ -184,7 +184,7 @@ async fn a_worker_that_dies_before_it_reads_the_acceptance_leaves_one_message() 
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_with_the_answer_in_hand_leaves_one_message() {
+async fn a_worker_that_dies_with_an_unrecorded_answer_leaves_one_message() {
     let database = TestDatabase::create().await;
     let provider = guarded();
     let proxy = Proxy::before(&database.url());
@@ -232,9 +232,9 @@ async fn a_worker_that_dies_while_it_records_leaves_a_message_that_is_sent_and_o
     assert!(!job.duplicate && job.order_id.is_some() && job.attempt == 1);
 }
 
-/// A worker with an accepted answer in hand is frozen past its lease. Another one takes the job over, and the first one
+/// A worker with an accepted answer is frozen past its lease. Another one recovers the job, and the first one
 /// thaws. Returns the job when the first one has `said` what it knows, and all that it logged.
-async fn frozen_with_the_answer_in_hand(
+async fn frozen_with_an_unrecorded_answer(
     database: &TestDatabase,
     provider: &FakeProvider,
     said: &str,
@@ -263,8 +263,8 @@ async fn frozen_with_the_answer_in_hand(
 async fn a_worker_frozen_past_its_lease_thaws_with_an_answer_that_does_no_harm() {
     let database = TestDatabase::create().await;
     let provider = guarded();
-    let said = "an answer came after its claim had been lost";
-    let (job, _) = frozen_with_the_answer_in_hand(&database, &provider, said).await;
+    let said = "late answer: its claim had been lost";
+    let (job, _) = frozen_with_an_unrecorded_answer(&database, &provider, said).await;
     assert_eq!(provider.orders().len(), 2, "a request and its repeat");
     assert_eq!(job.status, "sent");
     assert_eq!(
@@ -278,10 +278,10 @@ async fn a_worker_frozen_past_its_lease_thaws_with_an_answer_that_does_no_harm()
 #[tokio::test]
 async fn two_orders_for_one_job_are_both_on_record_and_logged_as_an_error() {
     let database = TestDatabase::create().await;
-    // No guard at all: what the promise rests on does not hold.
+    // No guard at all: what the promise depends on does not hold.
     let provider = FakeProvider::start();
     let said = "accepted twice";
-    let (job, lines) = frozen_with_the_answer_in_hand(&database, &provider, said).await;
+    let (job, lines) = frozen_with_an_unrecorded_answer(&database, &provider, said).await;
     assert_eq!(job.status, "sent");
     let history = history(database.pool(), job.id).await;
     let mut orders: Vec<&str> = history
@@ -319,14 +319,14 @@ async fn a_worker_frozen_between_its_last_check_and_the_first_byte_does_not_send
     let mut guard = Guard::default();
     let provider = door.open(move |request| match request.path.as_str() {
         SEND => guard.take(request),
-        _ => in_order(request),
+        _ => healthy(request),
     });
     provider.wait_for_connections(1).await;
     let successor = Worker::start(&database, &provider, &[]);
     let job = wait_for_status(pool, id, "sent").await;
     frozen.signal(Signal::SIGCONT);
     frozen
-        .wait_for_line("an answer came after its claim had been lost")
+        .wait_for_line("late answer: its claim had been lost")
         .await;
     successor.stop().await;
     frozen.stop().await;
@@ -335,17 +335,17 @@ async fn a_worker_frozen_between_its_last_check_and_the_first_byte_does_not_send
 }
 
 #[tokio::test]
-async fn a_database_away_for_longer_than_the_guard_window_leaves_doubts_uncertain_and_loses_no_answer()
- {
+async fn a_database_away_for_longer_than_the_guard_window_makes_jobs_uncertain_and_loses_no_answer()
+{
     let (mut server, pool) = server_of_its_own().await;
     let hold = Hold::new();
     let held = hold.clone();
     let provider = FakeProvider::scripted(move |request| match request.text() {
-        "accepted" => in_order(request).held(&held),
+        "accepted" => healthy(request).held(&held),
         "lost" => Reply::Hangup.held(&held),
         // Whoever asked is killed meanwhile.
         "abandoned" => Reply::Silence,
-        _ => in_order(request),
+        _ => healthy(request),
     });
     let [accepted, lost, abandoned] = ["accepted", "lost", "abandoned"];
     const GUARD_WINDOW: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! A message that brings down every worker that sends it is bounded like any other doubt: by the guard window. Nobody else pays
+//! A message that brings down every worker that sends it is bounded like any other indeterminate job: by the guard window. Nobody else pays
 //! for it.
 
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{FakeProvider, Guard, Reply, SEND, in_order};
+use crate::support::provider::{FakeProvider, Guard, Reply, SEND, healthy};
 use crate::support::worker::{
     Process, count, insert, insert_many, job, wait_for_count, wait_for_statuses,
 };
@@ -37,7 +37,7 @@ async fn a_message_that_kills_every_worker_ends_uncertain_within_the_window_and_
     let mut guard = Guard::default();
     let provider = FakeProvider::scripted(move |request| {
         if request.path != SEND {
-            in_order(request)
+            healthy(request)
         } else if request.text() == "deadly" {
             Reply::Silence
         } else {
@@ -83,7 +83,8 @@ async fn a_message_that_kills_every_worker_ends_uncertain_within_the_window_and_
         job.ambiguous_since.is_some(),
         "it says that it may have been sent"
     );
-    let task = format!("SELECT count(*) FROM sms_outbox.searches WHERE job_id = '{deadly}'");
+    let task =
+        format!("SELECT count(*) FROM sms_outbox.reconciliation_tasks WHERE job_id = '{deadly}'");
     let worker = Process::worker(&database.url(), &provider.url(), &FLAGS);
     wait_for_count(pool, &task, |tasks| tasks == 1).await;
     wait_for_statuses(pool, &beside, "sent").await;

@@ -194,7 +194,7 @@ async fn every_constraint_that_the_pages_name_exists() {
     let database = TestDatabase::create().await;
     let known: Vec<String> = sqlx::query_scalar(
         "SELECT conname::text FROM pg_constraint
-         WHERE conrelid = 'sms_outbox.jobs'::regclass OR contypid = 'sms_outbox.job_rules'::regtype",
+         WHERE conrelid = 'sms_outbox.jobs'::regclass OR contypid IN ('sms_outbox.job_rules'::regtype, 'sms_outbox.job_id'::regtype)",
     )
     .fetch_all(database.pool())
     .await

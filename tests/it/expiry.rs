@@ -6,7 +6,7 @@ use sms_outbox::outbox::{Cancelled, Filter, JobRow, Outbox};
 
 use crate::support::postgres::TestDatabase;
 use crate::support::program;
-use crate::support::provider::{BALANCE, Door, FakeProvider, Hold, Reply, SEND, in_order, nowhere};
+use crate::support::provider::{BALANCE, Door, FakeProvider, Hold, Reply, SEND, healthy, nowhere};
 use crate::support::worker::{
     Worker, count, execute, insert, insert_many, job, wait_for_count, wait_for_job, wait_for_jobs,
     wait_for_status, wait_for_statuses,
@@ -34,7 +34,7 @@ async fn a_message_that_expires_while_its_account_is_paused_is_never_sent() {
         .await;
     let asked = provider.orders_of("late").len();
     let expired = wait_for_status(pool, late, "expired").await;
-    provider.now_says(in_order);
+    provider.now_says(healthy);
     wait_for_status(pool, patient, "sent").await;
     worker.stop().await;
     assert_eq!(
@@ -67,7 +67,7 @@ async fn expiry_is_checked_once_more_right_before_the_request_leaves() {
     let pool = database.pool();
     let hold = Hold::new();
     let held = hold.clone();
-    let provider = FakeProvider::scripted(move |request| in_order(request).held(&held));
+    let provider = FakeProvider::scripted(move |request| healthy(request).held(&held));
     // The second one is claimed in time, and waits for the first one's answer because their content is equal.
     let content = [("body", "'code 1234'"), ("recipients", "'{905321112233}'")];
     let first = insert(pool, &content).await;
@@ -91,7 +91,7 @@ async fn expiry_is_checked_once_more_right_before_the_request_leaves() {
 async fn a_retry_that_would_come_too_late_is_not_made() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
-    // Surely not sent: it expired. In doubt: nobody can say that it was not sent. On a busy machine one may expire before it
+    // Surely not sent: it expired. Indeterminate: nobody can say that it was not sent. On a busy machine one may expire before it
     // is claimed at all, which says nothing here: then the next one.
     let address = nowhere();
     let worker = Worker::start_at(
@@ -145,10 +145,10 @@ async fn a_cancelled_message_never_arrives() {
     let provider = FakeProvider::start();
     let outbox = Outbox::new(pool.clone());
     let unwanted = insert(pool, &[("body", "'unwanted'"), ("due_at", SOON)]).await;
-    let in_doubt = insert(
+    let indeterminate = insert(
         pool,
         &[
-            ("body", "'doubt'"),
+            ("body", "'unanswered'"),
             ("ambiguous_since", "now()"),
             ("due_at", SOON),
         ],
@@ -156,7 +156,7 @@ async fn a_cancelled_message_never_arrives() {
     .await;
     let wanted = insert(pool, &[("body", "'wanted'"), ("due_at", SOON)]).await;
     let filter = Filter {
-        ids: Some(vec![unwanted, in_doubt]),
+        ids: Some(vec![unwanted, indeterminate]),
         at_most: 10,
         ..Filter::default()
     };
@@ -166,7 +166,7 @@ async fn a_cancelled_message_never_arrives() {
         cancelled,
         [
             (unwanted, Cancelled::Done),
-            (in_doubt, Cancelled::DoneButMayHaveBeenSent)
+            (indeterminate, Cancelled::DoneButMayHaveBeenSent)
         ]
     );
     let worker = Worker::start(&database, &provider, &[]);
@@ -249,7 +249,7 @@ async fn a_failed_job_that_is_retried_by_hand_has_all_its_attempts_again() {
     let pool = database.pool();
     let provider = FakeProvider::scripted(|request| match (request.path.as_str(), request.n) {
         (SEND, 1) => Reply::code(200, 466),
-        _ => in_order(request),
+        _ => healthy(request),
     });
     let id = insert(pool, &[("max_attempts", "1")]).await;
     let worker = Worker::start(&database, &provider, &[]);
@@ -299,7 +299,7 @@ async fn a_message_that_expires_while_its_request_is_connecting_never_arrives() 
     let past =
         format!("SELECT count(*) FROM sms_outbox.jobs WHERE id = '{id}' AND expires_at <= now()");
     wait_for_count(pool, &past, |n| n == 1).await;
-    let provider = door.open(in_order);
+    let provider = door.open(healthy);
     // It gets in, and what it was to say is not said any more.
     provider.wait_for_connections(1).await;
     let late = wait_for_status(pool, id, "expired").await;
@@ -324,7 +324,7 @@ async fn whoever_cancels_what_is_being_sent_is_told_that_it_is_too_late() {
     let pool = database.pool();
     let hold = Hold::new();
     let held = hold.clone();
-    let provider = FakeProvider::scripted(move |request| in_order(request).held(&held));
+    let provider = FakeProvider::scripted(move |request| healthy(request).held(&held));
     let id = insert(pool, &[]).await;
     let worker = Worker::start(&database, &provider, &[]);
     provider.wait_for_orders(1).await;
@@ -373,7 +373,7 @@ async fn of_many_that_are_cancelled_while_they_are_sent_each_is_one_or_the_other
             cancelled.push(id);
         }
     }
-    let found = wait_for_jobs(pool, &ids, "they are at rest", |job| {
+    let found = wait_for_jobs(pool, &ids, "they are not claimed", |job| {
         job.finished_at.is_some()
     })
     .await;

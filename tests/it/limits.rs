@@ -7,7 +7,7 @@ use sms_outbox::outbox::{Outbox, Slots};
 use uuid::Uuid;
 
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{Door, FakeProvider, Hold, Reply, Request, in_order, order_id};
+use crate::support::provider::{Door, FakeProvider, Hold, Reply, Request, healthy, order_id};
 use crate::support::worker::{
     Process, Worker, count, insert, insert_many, job, wait_for_count, wait_for_jobs,
     wait_for_status, wait_for_statuses,
@@ -62,7 +62,7 @@ async fn no_second_holds_more_recipients_than_the_limit_over_all_workers() {
 
 /// Recipients that have been granted a moment, as of the last one.
 const GRANTED: &str =
-    "SELECT coalesce(max(n), 0)::bigint FROM sms_outbox.rate_rings, unnest(held) AS n";
+    "SELECT coalesce(max(n), 0)::bigint FROM sms_outbox.rate_limits, unnest(counts) AS n";
 
 #[tokio::test]
 async fn a_message_that_missed_its_moment_does_not_leave_without_another() {
@@ -75,13 +75,13 @@ async fn a_message_that_missed_its_moment_does_not_leave_without_another() {
     provider.wait_for_orders(1).await;
     // The database answers late: by then, the moment it gave has passed.
     let mut slow = pool.begin().await.expect("a connection");
-    sqlx::query("SELECT FROM sms_outbox.rate_rings FOR UPDATE")
+    sqlx::query("SELECT FROM sms_outbox.rate_limits FOR UPDATE")
         .execute(&mut *slow)
         .await
         .expect("locked");
     let late = insert(pool, &[("body", "'late'")]).await;
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
-                   AND query LIKE '%Takes what is due%' AND now() - query_start > interval '2 seconds'";
+                   AND query LIKE '%What every claim begins with%' AND now() - query_start > interval '2 seconds'";
     wait_for_count(pool, waiting, |n| n >= 1).await;
     slow.rollback().await.expect("unlocked");
     wait_for_status(pool, late, "sent").await;
@@ -98,13 +98,15 @@ async fn a_message_that_missed_its_moment_does_not_leave_without_another() {
 async fn a_worker_whose_database_is_far_away_is_waited_for_by_the_whole_fleet() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
-    let slots = |slack| Slots {
+    let slots = |tolerance| Slots {
         per_second: 10,
-        slack: Duration::from_millis(slack),
+        tolerance: Duration::from_millis(tolerance),
         horizon: Duration::from_secs(5),
     };
-    let reserve = async |slack| {
-        let wait_us = outbox.reserve_slot("default", slots(slack), 1, true).await;
+    let reserve = async |tolerance| {
+        let wait_us = outbox
+            .reserve_slot("default", slots(tolerance), 1, true)
+            .await;
         wait_us
             .expect("answered")
             .expect("a moment within the horizon")
@@ -125,7 +127,7 @@ async fn a_worker_whose_database_is_far_away_is_waited_for_by_the_whole_fleet() 
 fn hundred(horizon: Duration) -> Slots {
     Slots {
         per_second: 100,
-        slack: Duration::from_millis(20),
+        tolerance: Duration::from_millis(20),
         horizon,
     }
 }
@@ -134,10 +136,10 @@ fn hundred(horizon: Duration) -> Slots {
 async fn one_that_may_be_late_keeps_only_its_own_place_for_longer() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
-    let reserve = async |slack| {
+    let reserve = async |tolerance| {
         let slots = Slots {
             per_second: 3,
-            slack: Duration::from_millis(slack),
+            tolerance: Duration::from_millis(tolerance),
             horizon: Duration::from_secs(5),
         };
         let wait_us = outbox.reserve_slot("default", slots, 1, true).await;
@@ -274,7 +276,7 @@ async fn connections_that_stand_all_at_once_do_not_break_the_limit() {
     door.wait_for(30).await;
     ids.push(insert(pool, &[("priority", "0"), ("body", "'code'")]).await);
     // They try again one and two seconds later: those who came in different seconds get through in one.
-    let provider = door.open(in_order);
+    let provider = door.open(healthy);
     let jobs = wait_for_statuses(pool, &ids, "sent").await;
     for worker in workers {
         worker.stop().await;
@@ -307,7 +309,7 @@ async fn an_urgent_message_does_not_wait_behind_a_full_queue() {
         .position(|r| r.text() == "code")
         .expect("it is sent");
     assert!(ahead < 40, "{ahead} went before it");
-    assert_eq!(worker.stop().await, Ended::InOrder);
+    assert_eq!(worker.stop().await, Ended::Gracefully);
 }
 
 #[tokio::test]
@@ -343,8 +345,8 @@ async fn a_long_list_is_cut_and_sent_in_order_one_after_the_other_with_an_order_
     let hold = Hold::new();
     let held = hold.clone();
     let provider = FakeProvider::scripted(move |request| match request.text() {
-        "sale" => in_order(request).held(&held),
-        _ => in_order(request),
+        "sale" => healthy(request).held(&held),
+        _ => healthy(request),
     });
     let ids = enqueue_bulk(&database, 100_003, "sale").await;
     assert_eq!(ids.len(), 3);
@@ -414,7 +416,7 @@ async fn bulk_orders_of_different_accounts_do_not_wait_for_each_other() {
     let pool = database.pool();
     let hold = Hold::new();
     let held = hold.clone();
-    let provider = FakeProvider::scripted(move |request| in_order(request).held(&held));
+    let provider = FakeProvider::scripted(move |request| healthy(request).held(&held));
     let list = "ARRAY(SELECT '90533' || lpad(i::text, 7, '0') FROM generate_series(1, 101) AS i)";
     let mut ids = insert_many(pool, 2, &[("recipients", list)]).await;
     ids.extend(insert_many(pool, 2, &[("recipients", list), ("account", "'other'")]).await);
@@ -440,7 +442,7 @@ async fn a_bulk_order_that_is_retried_does_not_hold_up_the_next() {
     let pool = database.pool();
     let provider = FakeProvider::scripted(|request| match request.n {
         1 => Reply::Hangup,
-        _ => in_order(request),
+        _ => healthy(request),
     });
     let list = "ARRAY(SELECT '90533' || lpad(i::text, 7, '0') FROM generate_series(1, 101) AS i)";
     let first = insert(pool, &[("recipients", list), ("body", "'first'")]).await;

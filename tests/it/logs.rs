@@ -1,7 +1,7 @@
 //! No secret and no personal data in logs, however much is logged.
 
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{FakeProvider, Guard, Reply, SEND, in_order};
+use crate::support::provider::{FakeProvider, Guard, Reply, SEND, healthy};
 use crate::support::worker::{
     HASH, KEY, Process, execute, insert, insert_many, wait_for_count, wait_for_jobs,
     wait_for_status,
@@ -75,7 +75,7 @@ async fn everything_is_logged(format: &str) {
             }
             (SEND, "throttled") => Reply::text(429, &echo).with_header("retry-after", "1"),
             (SEND, _) => guard.take(request),
-            _ => in_order(request),
+            _ => healthy(request),
         }
     });
     let secret = |word: &str| format!("'Mahrem metin, kod 845123: {word}'");
@@ -90,9 +90,9 @@ async fn everything_is_logged(format: &str) {
         ids.extend(insert_many(pool, 2, &columns).await);
     }
     let number = ("recipients", "'{0532 123 45 67}'");
-    // Twins, unreadable numbers, a text too long, one that expires, one that cannot be scheduled, an abandoned claim,
+    // ContentLocks, unreadable numbers, a text too long, one that expires, one that cannot be scheduled, an abandoned claim,
     // a row that cannot be written to (Postgres quotes rows in the details of its errors), and data of the producer's own.
-    ids.extend(insert_many(pool, 2, &[number, ("body", &secret("twin"))]).await);
+    ids.extend(insert_many(pool, 2, &[number, ("body", &secret("repeat"))]).await);
     ids.push(
         insert(
             pool,
@@ -170,7 +170,7 @@ async fn everything_is_logged(format: &str) {
         ("SMS_OUTBOX_LOG_FORMAT", format),
     ];
     let worker = Process::worker_with(&database.url(), &provider.url(), &[], &environment);
-    wait_for_jobs(pool, &ids, "they have come to rest", |job| {
+    wait_for_jobs(pool, &ids, "they have ended", |job| {
         job.status == "uncertain" || job.finished_at.is_some()
     })
     .await;
@@ -192,15 +192,15 @@ async fn everything_is_logged(format: &str) {
     // Last of all, so many in a row that the worker says so.
     let columns = [("body", &*secret("html")), ("max_attempts", "1")];
     insert_many(pool, 12, &columns).await;
-    worker.wait_for_line("the provider is out of order").await;
+    worker.wait_for_line("the provider is unhealthy").await;
     let lines = worker.stop().await;
     for said in [
         "sent: the provider had taken",
         "failed",
-        "to be retried",
+        "retry later",
         "uncertain: ",
         "expired",
-        "taken over",
+        "recovered: the lease",
         "left out",
         "paused; ",
     ] {

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{FakeProvider, Hold, Reply, SEND, in_order, nowhere};
+use crate::support::provider::{FakeProvider, Hold, Reply, SEND, healthy, nowhere};
 use crate::support::worker::{
     DEADLINE, Process, execute, insert, insert_many, wait_for_status, wait_for_statuses,
 };
@@ -188,33 +188,33 @@ async fn what_happens_to_messages_is_counted() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let provider = FakeProvider::scripted(|request| match request.text() {
-        _ if request.path != SEND => in_order(request),
-        "twin" => Reply::code(200, 451),
+        _ if request.path != SEND => healthy(request),
+        "repeat" => Reply::code(200, 451),
         "bad" => Reply::code(200, 452),
         "lost" if request.n.is_multiple_of(2) => Reply::Hangup,
-        _ => in_order(request),
+        _ => healthy(request),
     });
     let worker = Process::worker(&database.url(), &provider.url(), &ANYWHERE);
     let address = address(&worker).await;
     let good = insert_many(pool, 3, &[]).await;
-    let twin = insert(pool, &[("body", "'twin'")]).await;
+    let repeat = insert(pool, &[("body", "'repeat'")]).await;
     let bad = insert(pool, &[("body", "'bad'")]).await;
     wait_for_statuses(pool, &good, "sent").await;
-    wait_for_status(pool, twin, "sent").await;
+    wait_for_status(pool, repeat, "sent").await;
     wait_for_status(pool, bad, "failed").await;
 
-    let settlements = "sms_outbox_settlements_total";
-    let text = wait_for_value(&address, settlements, &["kind=\"failed\""], 1.0).await;
+    let outcomes = "sms_outbox_outcomes_total";
+    let text = wait_for_value(&address, outcomes, &["kind=\"failed\""], 1.0).await;
     let requests = |outcome: &str| value(&text, "sms_outbox_requests_total", &[outcome]);
     assert_eq!(requests("outcome=\"accepted\""), 3.0);
     assert_eq!(requests("outcome=\"duplicate\""), 1.0);
     assert_eq!(requests("outcome=\"refused\""), 1.0);
-    assert_eq!(requests("outcome=\"unclear\""), 0.0);
+    assert_eq!(requests("outcome=\"indeterminate\""), 0.0);
     let errors = |class: &str| value(&text, "sms_outbox_request_errors_total", &[class]);
     assert_eq!(errors("class=\"recipients\""), 1.0);
     assert_eq!(errors("class=\"timeout\""), 0.0);
-    assert_eq!(value(&text, settlements, &["kind=\"sent\""]), 3.0);
-    assert_eq!(value(&text, settlements, &["kind=\"duplicate\""]), 1.0);
+    assert_eq!(value(&text, outcomes, &["kind=\"sent\""]), 3.0);
+    assert_eq!(value(&text, outcomes, &["kind=\"duplicate\""]), 1.0);
     assert_eq!(
         value(&text, "sms_outbox_request_duration_seconds_count", &[]),
         5.0
@@ -254,9 +254,9 @@ async fn a_job_that_was_accepted_twice_raises_the_alarm() {
     let text = wait_for_value(&address, "sms_outbox_accepted_twice_total", &[], 1.0).await;
     assert_eq!(value(&text, "sms_outbox_late_answers_total", &[]), 1.0);
     assert_eq!(
-        value(&text, "sms_outbox_settlements_total", &["kind=\"sent\""]),
+        value(&text, "sms_outbox_outcomes_total", &["kind=\"sent\""]),
         0.0,
-        "it was settled by someone else"
+        "someone else resolved it"
     );
     worker.stop().await;
 }

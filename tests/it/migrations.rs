@@ -182,82 +182,141 @@ async fn another_search_path_changes_nothing() {
     pool.close().await;
 }
 
-/// A database with the schema as it was before a version.
-async fn before(version: i64) -> TestDatabase {
-    let database = TestDatabase::empty().await;
-    let mut migrator = sqlx::migrate!("./migrations");
-    migrator
-        .migrations
-        .to_mut()
-        .retain(|migration| migration.version < version);
-    migrator.create_schema("sms_outbox");
-    migrator.dangerous_set_table_name("sms_outbox._migrations");
-    migrator
-        .run(database.pool())
-        .await
-        .expect("migrated so far");
-    database
-}
+/// What is there of a schema of the time before the first release, as far as it is looked at.
+const UNRELEASED_SCHEMA: &str = "
+    CREATE SCHEMA sms_outbox;
+    CREATE TABLE sms_outbox._migrations (
+        version bigint PRIMARY KEY, description text NOT NULL, installed_on timestamptz NOT NULL DEFAULT now(),
+        success boolean NOT NULL, checksum bytea NOT NULL, execution_time bigint NOT NULL);
+    INSERT INTO sms_outbox._migrations (version, description, success, checksum, execution_time)
+        SELECT n, 'unreleased', true, 'x', 1 FROM generate_series(1, 9) AS n;
+    CREATE TABLE sms_outbox.jobs (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(), account text NOT NULL DEFAULT 'default', sender text NOT NULL,
+        recipients text[] NOT NULL, body text NOT NULL, iys boolean NOT NULL, iys_list text,
+        priority smallint NOT NULL DEFAULT 1, due_at timestamptz NOT NULL DEFAULT now(), expires_at timestamptz,
+        provider_send_at timestamptz, idempotency_key text, max_attempts smallint NOT NULL DEFAULT 15,
+        metadata jsonb NOT NULL DEFAULT '{}', traceparent text, batch_id uuid, status text NOT NULL DEFAULT 'queued',
+        attempt smallint NOT NULL DEFAULT 0, order_id text, duplicate boolean NOT NULL DEFAULT false, duplicate_of uuid,
+        rejected_recipients text[], error_class text, error_code integer, error_message text, ambiguous_since timestamptz,
+        created_at timestamptz NOT NULL DEFAULT now(), sent_at timestamptz, finished_at timestamptz,
+        token integer NOT NULL DEFAULT 0, worker text, claimed_at timestamptz, lease_until timestamptz,
+        answer_http_status smallint, answer_ms integer, twin_key bigint, parked text);
+    CREATE TABLE sms_outbox.attempt_log (
+        id bigint GENERATED ALWAYS AS IDENTITY, job_id uuid, token integer, observer text, attempt smallint, counted boolean,
+        worker text, started_at timestamptz, recorded_at timestamptz DEFAULT now(), duration_ms integer, progress text,
+        http_status smallint, provider_code integer, error_class text, error_message text, order_id text, late boolean);
+    CREATE TABLE sms_outbox.pauses (
+        account text, scope text, sender text, error_class text, error_code integer, reason text, paused_by text,
+        since timestamptz, until timestamptz, probe_at timestamptz, strikes integer, has_parked boolean,
+        ended_at timestamptz, ended_by text);
+    CREATE TABLE sms_outbox.searches (
+        job_id uuid, token integer, account text, begun_at timestamptz, next_at timestamptz, scans integer,
+        clean_scans integer, outcome text, candidates jsonb, note text);
+    INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, parked) VALUES ('BRAND', '{05321234567}', 'waits', false, NULL);
+    INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, parked) VALUES ('HELD', '{05321234567}', 'held', false, 'sender');
+    INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, status, ambiguous_since, token, attempt)
+        VALUES ('BRAND', '{05321234567}', 'whether it was sent, nobody knows', false, 'uncertain', now(), 1, 1);
+    INSERT INTO sms_outbox.attempt_log (job_id, token, observer, attempt, counted, started_at, progress, late)
+        SELECT id, 1, 'worker', 1, true, now(), 'maybe_sent', false FROM sms_outbox.jobs WHERE status = 'uncertain';
+    INSERT INTO sms_outbox.searches SELECT id, 1, account, now(), now(), 3, 1, NULL, '[]', NULL
+        FROM sms_outbox.jobs WHERE status = 'uncertain';
+    INSERT INTO sms_outbox.pauses VALUES ('default', 'sender', 'HELD', NULL, NULL, 'by hand', 'me', now(), NULL, NULL, 2, true);";
 
 #[tokio::test]
-async fn rules_move_into_a_domain_beside_producers_and_workers_and_no_row_is_read_or_rewritten() {
-    let database = before(9).await;
+async fn an_unreleased_schema_is_refused_before_anything_is_changed_and_all_of_it_can_be_taken_over()
+ {
+    let database = TestDatabase::empty().await;
     let pool = database.pool();
     let provider = FakeProvider::start();
-    let early = insert(pool, &[]).await;
-    // What a worker of the version before holds, and what none has seen.
-    let held = insert(
-        pool,
-        &[
-            ("status", "'sending'"),
-            ("token", "1"),
-            ("worker", "'earlier'"),
-            ("claimed_at", "now()"),
-            ("lease_until", "now() + interval '1 hour'"),
-        ],
-    )
-    .await;
-    let file = "SELECT pg_relation_filenode('sms_outbox.jobs')::bigint";
-    let rows = "SELECT sum(hashtext(job::text))::bigint FROM sms_outbox.jobs AS job";
-    let was = (count(pool, file).await, count(pool, rows).await);
+    execute(pool, UNRELEASED_SCHEMA).await;
+    let before = everything(pool).await;
+    let by_migrate = ConnectOptions::new(database.url())
+        .migrate()
+        .await
+        .expect_err("its names differ");
+    assert!(
+        matches!(by_migrate, MigrationError::Unreleased),
+        "{by_migrate:?}"
+    );
+    let by_worker = Worker::start(&database, &provider, &[])
+        .ended()
+        .await
+        .expect_err("its names differ");
+    assert!(
+        matches!(by_worker, DaemonError::UnreleasedSchema),
+        "{by_worker:?}"
+    );
+    assert_eq!(by_migrate.to_string(), by_worker.to_string());
+    assert!(
+        by_worker.to_string().contains("RENAME TO sms_outbox_old"),
+        "{by_worker}"
+    );
+    assert_eq!(everything(pool).await, before);
+
+    execute(pool, "ALTER SCHEMA sms_outbox RENAME TO sms_outbox_old").await;
     ConnectOptions::new(database.url())
         .migrate()
         .await
-        .expect("migrated");
-    assert_eq!((count(pool, file).await, count(pool, rows).await), was);
-    let unread = "SELECT count(*) FROM pg_constraint WHERE conname = 'jobs_keep_the_rules' AND NOT convalidated";
-    assert_eq!(
-        count(pool, unread).await,
-        1,
-        "no row was read under the lock"
-    );
-    // The earlier worker's own statement.
-    let recorded = sqlx::query(include_str!("../../src/outbox/record_sent.sql"))
-        .bind([held])
-        .bind([1_i32])
-        .bind(["312"])
-        .bind([200_i16])
-        .bind([5_i32])
-        .bind([7_i64])
-        .execute(pool)
-        .await
-        .expect("recorded");
-    assert_eq!(recorded.rows_affected(), 1);
+        .expect("as in an empty database");
+    execute(pool, include_str!("../../docs/from-unreleased.sql")).await;
+    execute(pool, "DROP SCHEMA sms_outbox_old CASCADE").await;
     let worker = Worker::start(&database, &provider, &[]);
-    wait_for_status(pool, early, "sent").await;
+    provider.wait_for_orders(1).await;
     worker.stop().await;
-    // What was there before is held to the rules as well.
-    let broken = sqlx::query("UPDATE sms_outbox.jobs SET body = '' WHERE id = $1")
-        .bind(early)
-        .execute(pool)
+    assert_eq!(provider.orders_of("waits").len(), 1);
+    for (what, n) in [
+        ("jobs WHERE status = 'sent'", 1),
+        ("jobs WHERE status = 'queued' AND sender = 'HELD'", 1),
+        (
+            "jobs WHERE status = 'uncertain' AND ambiguous_since IS NOT NULL",
+            1,
+        ),
+        ("attempts WHERE progress = 'maybe_sent'", 1),
+        (
+            "pauses WHERE consecutive_failures = 2 AND ended_at IS NULL",
+            1,
+        ),
+        ("reconciliation_tasks", 1),
+    ] {
+        assert_eq!(
+            count(pool, format!("SELECT count(*) FROM sms_outbox.{what}")).await,
+            n,
+            "{what}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_keep_every_text_is_refused_before_anything_is_made() {
+    let database = TestDatabase::empty().await;
+    let name = format!("{}_latin1", database.name());
+    execute(
+        database.pool(),
+        format!("CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"),
+    )
+    .await;
+    let url = database.url().replace(database.name(), &name);
+    let refused = ConnectOptions::new(url.clone())
+        .migrate()
         .await
-        .expect_err("it breaks a rule");
-    let rule = broken
-        .as_database_error()
-        .and_then(|error| error.constraint());
-    assert_eq!(rule, Some("jobs_body_not_empty"));
-    sqlx::query("ALTER TABLE sms_outbox.jobs VALIDATE CONSTRAINT jobs_keep_the_rules")
-        .execute(pool)
-        .await
-        .expect("every row keeps them");
+        .expect_err("LATIN1 has no ş");
+    assert!(
+        refused.to_string().contains("encoding is LATIN1"),
+        "{refused}"
+    );
+    let other = PgPool::connect(&url).await.expect("a connection");
+    assert_eq!(
+        count(
+            &other,
+            "SELECT count(*) FROM pg_namespace WHERE nspname = 'sms_outbox'"
+        )
+        .await,
+        0
+    );
+    other.close().await;
+    execute(
+        database.pool(),
+        format!("DROP DATABASE {name} WITH (FORCE)"),
+    )
+    .await;
 }

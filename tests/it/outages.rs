@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::support::faults::{Frozen, MidStatement, server_of_its_own};
 use crate::support::postgres::TestDatabase;
 use crate::support::program;
-use crate::support::provider::{FakeProvider, Guard, Hold, SEND, in_order};
+use crate::support::provider::{FakeProvider, Guard, Hold, SEND, healthy};
 use crate::support::proxy::{At, Fate, Proxy};
 use crate::support::worker::{
     HASH, KEY, Process, Worker, count, execute, insert, insert_many, jobs, wait_for_count,
@@ -28,11 +28,11 @@ fn guarded() -> FakeProvider {
     let mut guard = Guard::default();
     FakeProvider::scripted(move |request| match request.path.as_str() {
         SEND => guard.take(request),
-        _ => in_order(request),
+        _ => healthy(request),
     })
 }
 
-/// Each of these jobs has been accepted exactly once, and is on record with its order, or with the twin that its repeat met.
+/// Each of these jobs has been accepted exactly once, and is recorded with its order, or with the original that its repeat met.
 async fn each_was_accepted_once(pool: &PgPool, ids: &[Uuid], provider: &FakeProvider) {
     let mut requests: HashMap<String, usize> = HashMap::new();
     for order in provider.orders() {
@@ -178,7 +178,7 @@ async fn a_database_that_hangs_is_noticed_explained_and_left_behind_when_it_goes
     let provider = FakeProvider::scripted(move |request| match request.path.as_str() {
         SEND if request.text() == "held" => guard.take(request).held(&held),
         SEND => guard.take(request),
-        _ => in_order(request),
+        _ => healthy(request),
     });
     let in_flight = insert(&pool, &[("body", "'held'")]).await;
     // A claim that nobody waits for any more may be carried out when the server goes on: its lease has to run out.
@@ -205,7 +205,7 @@ async fn a_database_that_hangs_is_noticed_explained_and_left_behind_when_it_goes
     ];
     let ((code, said), _, _) = tokio::join!(
         program::run(&["doctor"], &environment),
-        worker.wait_for_line("the database cannot be used; waiting for it"),
+        worker.wait_for_line("the database is unavailable; the worker waits for it"),
         stopping.ended(),
     );
     assert_eq!(code, Some(1), "{said}");
@@ -223,7 +223,10 @@ async fn a_database_that_hangs_is_noticed_explained_and_left_behind_when_it_goes
     let lines = worker.stop().await;
     let said = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
     assert!(said("did not answer within") > 0, "{lines:#?}");
-    assert!(said("the database is back") > 0, "{lines:#?}");
+    assert!(
+        said("recovered: the database is available again") > 0,
+        "{lines:#?}"
+    );
     each_was_accepted_once(&pool, &all, &provider).await;
 }
 
@@ -244,7 +247,7 @@ async fn connections_that_fall_silent_are_left_behind_for_new_ones() {
 }
 
 #[tokio::test]
-async fn a_connection_that_falls_silent_when_it_is_given_back_does_not_keep_its_place() {
+async fn a_connection_that_falls_silent_when_it_is_released_does_not_keep_its_slot_in_the_pool() {
     let database = TestDatabase::create().await;
     let proxy = Proxy::before(&database.url());
     // The driver asks once more whether the server is there, and waits for that answer without an end.

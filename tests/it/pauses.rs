@@ -1,15 +1,15 @@
-//! An account's trouble is not a job's failure: who is in trouble waits, costs no attempt, and goes on by itself.
+//! An account's failure is not a job's failure: its jobs wait, spend no attempt, and go on by themselves.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
-use sms_outbox::lifecycle::{ErrorClass, PauseScope, Trouble};
+use sms_outbox::lifecycle::{ErrorClass, Failure, PauseScope};
 use sms_outbox::outbox::{Outbox, PauseOrder, Probing};
 
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{BALANCE, FakeProvider, Reply, Request, SEND, SENDERS, in_order};
+use crate::support::provider::{BALANCE, FakeProvider, Reply, Request, SEND, SENDERS, healthy};
 use crate::support::worker::{
     KEY, Process, Worker, count, execute, insert, insert_many, jobs, wait_for_count,
     wait_for_status, wait_for_statuses,
@@ -56,7 +56,7 @@ async fn an_account_whose_api_is_switched_off_costs_few_requests_and_no_attempt(
     .expect("the queue at a glance");
     assert!(paused && why.contains("API access"), "{why}");
 
-    provider.now_says(in_order);
+    provider.now_says(healthy);
     for job in wait_for_statuses(pool, &ids, "sent").await {
         assert_eq!(job.attempt, 1);
     }
@@ -69,13 +69,13 @@ async fn an_account_whose_api_is_switched_off_costs_few_requests_and_no_attempt(
 }
 
 #[tokio::test]
-async fn after_a_pause_one_message_goes_ahead_alone() {
+async fn after_a_pause_one_message_is_sent_first() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
-    // The balance is in order, and orders are refused all the same.
+    // The balance is fine, and orders are refused all the same.
     let provider = FakeProvider::scripted(|request| match request.path.as_str() {
         SEND => Reply::code(402, 402),
-        _ => in_order(request),
+        _ => healthy(request),
     });
     insert_many(pool, 100, &[]).await;
     let worker = Worker::start(&database, &provider, &[]);
@@ -102,7 +102,7 @@ async fn after_a_pause_one_message_goes_ahead_alone() {
 }
 
 #[tokio::test]
-async fn a_sender_that_is_not_approved_waits_alone_until_it_is() {
+async fn only_the_sender_that_is_not_approved_waits_until_it_is() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let approved = Arc::new(Mutex::new(HashSet::from(["BRAND".to_owned()])));
@@ -115,7 +115,7 @@ async fn a_sender_that_is_not_approved_waits_alone_until_it_is() {
                 200,
                 &json!({"response": {"status": {"code": 200}, "senders": {"sender": list.iter().collect::<Vec<_>>()}}}),
             ),
-            _ => in_order(request),
+            _ => healthy(request),
         }
     });
     let new = insert_many(pool, 30, &[("sender", "'NEW'")]).await;
@@ -169,7 +169,7 @@ async fn a_missing_brand_code_holds_back_marketing_only() {
     {
         (SEND, Some("1")) => Reply::code(200, 470),
         (BALANCE, _) => Reply::code(401, 401),
-        _ => in_order(request),
+        _ => healthy(request),
     };
     let provider = FakeProvider::scripted(without);
     let marketing = insert_many(pool, 20, &[("iys", "true"), ("iys_list", "'BIREYSEL'")]).await;
@@ -183,7 +183,7 @@ async fn a_missing_brand_code_holds_back_marketing_only() {
             .iter()
             .all(|job| job.status != "sent")
     );
-    provider.now_says(in_order);
+    provider.now_says(healthy);
     for job in wait_for_statuses(pool, &marketing, "sent").await {
         assert_eq!(job.attempt, 1);
     }
@@ -219,12 +219,12 @@ async fn a_brand_code_that_is_missed_for_a_transactional_message_pauses_the_acco
 }
 
 #[tokio::test]
-async fn one_accounts_trouble_does_not_hold_up_another() {
+async fn one_accounts_failure_does_not_hold_up_another() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let provider = FakeProvider::scripted(|request| match request.key() {
         KEY => Reply::code(401, 401),
-        _ => in_order(request),
+        _ => healthy(request),
     });
     insert_many(pool, 50, &[]).await;
     let other = insert_many(pool, 50, &[("account", "'other'")]).await;
@@ -234,8 +234,8 @@ async fn one_accounts_trouble_does_not_hold_up_another() {
     worker.stop().await;
 }
 
-fn trouble() -> Trouble {
-    Trouble::with_code(ErrorClass::Auth, 401, "switched off")
+fn failure() -> Failure {
+    Failure::with_code(ErrorClass::Auth, 401, "switched off")
 }
 
 const PROBING: Probing = Probing {
@@ -243,13 +243,13 @@ const PROBING: Probing = Probing {
     longest: Duration::from_secs(60),
 };
 
-/// What a worker orders that met trouble.
-fn by_worker(trouble: &Trouble) -> PauseOrder<'_> {
+/// The pause that a worker asks for after a failure.
+fn by_worker(failure: &Failure) -> PauseOrder<'_> {
     PauseOrder {
         account: "default",
         scope: PauseScope::Account,
         sender: "",
-        trouble: Some(trouble),
+        failure: Some(failure),
         reason: "switched off",
         by: "worker",
         lasts: None,
@@ -263,7 +263,7 @@ fn by_hand(lasts: Option<Duration>) -> PauseOrder<'static> {
         account: "default",
         scope: PauseScope::Account,
         sender: "",
-        trouble: None,
+        failure: None,
         reason: "maintenance",
         by: "ayse",
         lasts,
@@ -279,11 +279,11 @@ async fn holds(database: &TestDatabase, by: &str) -> bool {
 }
 
 #[tokio::test]
-async fn an_operators_pause_is_not_ended_by_a_provider_in_order() {
+async fn an_operators_pause_is_not_ended_by_a_healthy_provider() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let provider = FakeProvider::scripted(|request| match request.key() {
-        KEY => in_order(request),
+        KEY => healthy(request),
         _ => Reply::code(401, 401),
     });
     let outbox = Outbox::new(pool.clone());
@@ -312,13 +312,13 @@ async fn an_operators_pause_is_not_ended_by_a_provider_in_order() {
 }
 
 #[tokio::test]
-async fn an_operators_pause_takes_the_place_of_the_pause_that_trouble_began() {
+async fn an_operators_pause_replaces_the_pause_that_a_failure_began() {
     for lasts in [None, Some(Duration::from_secs(3600))] {
         let database = TestDatabase::create().await;
         let outbox = Outbox::new(database.pool().clone());
-        let trouble = trouble();
+        let failure = failure();
         assert_eq!(
-            outbox.pause(&by_worker(&trouble)).await.expect("paused"),
+            outbox.pause(&by_worker(&failure)).await.expect("paused"),
             Some(1)
         );
         // A probe is under way while the operator decides.
@@ -340,7 +340,7 @@ async fn an_operators_pause_takes_the_place_of_the_pause_that_trouble_began() {
             .await
             .expect("probes");
         assert_eq!(probe, None, "a person's pause is not probed");
-        // The probe comes back: all in order.
+        // The probe comes back: the account is healthy.
         let ended = outbox
             .end_probed_pause("default", PauseScope::Account, "", "worker")
             .await;
@@ -354,14 +354,14 @@ async fn an_operators_pause_takes_the_place_of_the_pause_that_trouble_began() {
 }
 
 #[tokio::test]
-async fn trouble_that_is_met_while_an_operators_pause_holds_leaves_it_alone() {
+async fn a_failure_while_an_operators_pause_holds_does_not_change_it() {
     for lasts in [None, Some(Duration::from_secs(3600))] {
         let database = TestDatabase::create().await;
         let outbox = Outbox::new(database.pool().clone());
         outbox.pause(&by_hand(lasts)).await.expect("paused");
-        let trouble = trouble();
+        let failure = failure();
         assert_eq!(
-            outbox.pause(&by_worker(&trouble)).await.expect("answered"),
+            outbox.pause(&by_worker(&failure)).await.expect("answered"),
             None
         );
         assert!(holds(&database, "ayse").await);
@@ -372,18 +372,18 @@ async fn trouble_that_is_met_while_an_operators_pause_holds_leaves_it_alone() {
 async fn a_pause_that_comes_back_is_probed_less_often() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
-    let trouble = trouble();
+    let failure = failure();
     let probing = Probing {
         first: Duration::from_secs(5),
         longest: Duration::from_secs(60),
     };
     let order = PauseOrder {
         probing: Some(probing),
-        ..by_worker(&trouble)
+        ..by_worker(&failure)
     };
     let mut waits = Vec::new();
-    for strike in 1..=6 {
-        assert_eq!(outbox.pause(&order).await.expect("paused"), Some(strike));
+    for times in 1..=6 {
+        assert_eq!(outbox.pause(&order).await.expect("paused"), Some(times));
         assert_eq!(
             outbox.pause(&order).await.expect("paused"),
             None,
@@ -411,12 +411,12 @@ async fn a_pause_that_comes_back_is_probed_less_often() {
 }
 
 #[tokio::test]
-async fn of_many_workers_that_meet_the_same_trouble_one_reports_it_and_one_probes() {
+async fn of_many_workers_that_meet_the_same_failure_one_reports_it_and_one_probes() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
     let met = (0..10).map(|_| {
         let outbox = outbox.clone();
-        tokio::spawn(async move { outbox.pause(&by_worker(&trouble())).await.expect("paused") })
+        tokio::spawn(async move { outbox.pause(&by_worker(&failure())).await.expect("paused") })
     });
     let mut reports = 0;
     for met in met.collect::<Vec<_>>() {

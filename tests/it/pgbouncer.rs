@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sms_outbox::message::Bulk;
-use sms_outbox::outbox::{self, ConnectOptions, Floors, MigrationError, OutboxError, Slots};
+use sms_outbox::outbox::{self, ConnectOptions, Cursors, MigrationError, OutboxError, Slots};
 use sms_outbox::{
     Enqueued, Iys, NewMessage, enqueue, enqueue_bulk, enqueue_once, guard_against_lost_writes,
 };
@@ -281,13 +281,13 @@ async fn without_a_pooler_statements_stay_prepared() {
     let outbox = options.connect_lazily().expect("an address");
     let slots = Slots {
         per_second: 0,
-        slack: Duration::ZERO,
+        tolerance: Duration::ZERO,
         horizon: Duration::ZERO,
     };
     for _ in 0..3 {
         let lease = Duration::from_secs(60);
         outbox
-            .claim("default", 1, lease, "w", slots, &Floors::default())
+            .claim("default", 1, lease, "w", slots, &Cursors::default())
             .await
             .expect("a claim");
     }

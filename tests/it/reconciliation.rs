@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{FakeProvider, Reply, Request, SEND, in_order};
+use crate::support::provider::{FakeProvider, Reply, Request, SEND, healthy};
 use crate::support::worker::{
     HASH, KEY, Worker, execute, insert, insert_many, job, wait_for_count, wait_for_job,
     wait_for_status, wait_for_statuses,
@@ -24,7 +24,7 @@ use crate::support::worker::{
 const REPORTS: &str = "/v1/get-reports/json";
 const REPORT: &str = "/v1/get-report/json";
 
-/// A window that leaves no room for a repeat, so that every lost answer is uncertain at once; and a search that takes no time.
+/// A window that leaves no room for a repeat, so that every lost answer is uncertain at once; and reconciliation that takes no time.
 const FLAGS: [&str; 8] = [
     "--request-timeout",
     "2s",
@@ -54,7 +54,7 @@ fn lost(text: &str) -> Fault {
 
 async fn wait_for_outcome(pool: &PgPool, job: Uuid, outcome: &str) {
     let found = format!(
-        "SELECT count(*) FROM sms_outbox.searches WHERE job_id = '{job}' AND outcome = '{outcome}'"
+        "SELECT count(*) FROM sms_outbox.reconciliation_tasks WHERE job_id = '{job}' AND outcome = '{outcome}'"
     );
     wait_for_count(pool, &found, |n| n == 1).await;
 }
@@ -69,8 +69,8 @@ async fn an_uncertain_job_is_sent_once_the_one_order_that_fits_is_found() {
     let answered = insert_many(pool, 40, &[]).await;
     let worker = Worker::start_at(&database.url(), &sandbox.base_url(), &FLAGS);
     wait_for_statuses(pool, &answered, "sent").await;
-    let doubtful = insert_many(pool, 3, &[("body", "'lost ' || n")]).await;
-    let found = wait_for_statuses(pool, &doubtful, "sent").await;
+    let uncertain = insert_many(pool, 3, &[("body", "'lost ' || n")]).await;
+    let found = wait_for_statuses(pool, &uncertain, "sent").await;
     worker.stop().await;
 
     let ledger = sandbox.handle().ledger();
@@ -139,12 +139,12 @@ async fn what_is_in_no_report_stays_uncertain_and_says_so() {
     wait_for_outcome(pool, id, "none").await;
     worker.stop().await;
     assert_eq!(job(pool, id).await.status, "uncertain");
-    let search = Outbox::new(pool.clone())
-        .search(id)
+    let task = Outbox::new(pool.clone())
+        .reconciliation_of(id)
         .await
         .expect("it is read")
         .expect("it is there");
-    assert!(search.clean_scans >= 2, "{search:?}");
+    assert!(task.clean_scans >= 2, "{task:?}");
     assert_eq!(sandbox.handle().requests_for(Action::SendSms), 1);
 }
 
@@ -184,11 +184,13 @@ async fn where_several_orders_fit_a_person_is_shown_them_and_decides() {
                 "{shown}"
             );
         }
-        assert!(shown.contains("somebody has to tell"), "{shown}");
+        assert!(shown.contains("a person has to resolve it"), "{shown}");
     }
     let json: Value = serde_json::from_str(&run(&["show", &id, "--json"])).expect("JSON");
     assert_eq!(
-        json["search"]["candidates"].as_array().map(Vec::len),
+        json["reconciliation"]["candidates"]
+            .as_array()
+            .map(Vec::len),
         Some(2)
     );
     assert_eq!(
@@ -261,7 +263,7 @@ fn three_pages(request: &Request, ours: &str) -> Reply {
                 "price": "0,0372", "message": [{"number": 5_321_234_567_u64, "status": "111"}]}}}),
             )
         }
-        _ => in_order(request),
+        _ => healthy(request),
     }
 }
 
@@ -334,7 +336,7 @@ async fn an_order_that_belongs_to_another_job_is_no_evidence() {
         pool,
         format!(
             "UPDATE sms_outbox.jobs SET status = 'sent', sent_at = now(), finished_at = now(), order_id = '312891245',
-                 twin_key = (extract(epoch FROM now()) / 300)::bigint << 40 WHERE id = '{owner}'"
+                 content_key = (extract(epoch FROM now()) / 300)::bigint << 40 WHERE id = '{owner}'"
         ),
     )
     .await;
@@ -352,12 +354,12 @@ async fn an_order_that_belongs_to_another_job_is_no_evidence() {
 }
 
 #[tokio::test]
-async fn an_order_that_a_message_in_doubt_may_have_made_as_well_is_no_evidence_yet() {
+async fn an_order_that_a_message_indeterminate_may_have_made_as_well_is_no_evidence_yet() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let provider = FakeProvider::scripted(|request| three_pages(request, "312891245"));
     let id = uncertain(pool).await;
-    // To the same number, from the same sender, in the hands of some worker.
+    // To the same number, from the same sender, claimed by some worker.
     let rival = insert(pool, &[("recipients", "ARRAY['0532 123 45 67']")]).await;
     execute(
         pool,
@@ -374,7 +376,7 @@ async fn an_order_that_a_message_in_doubt_may_have_made_as_well_is_no_evidence_y
 }
 
 #[tokio::test]
-async fn reports_that_cannot_be_read_settle_nothing() {
+async fn reports_that_cannot_be_read_resolve_nothing() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let provider = FakeProvider::scripted(|request| match request.path.as_str() {
@@ -394,22 +396,22 @@ async fn the_answer_that_comes_after_its_order_was_found_confirms_it() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
     let id = uncertain(database.pool()).await;
-    let sought = outbox
-        .due_searches("default", ForeignNumbers::Refused, 10)
+    let task = outbox
+        .due_reconciliation("default", ForeignNumbers::Refused, 10)
         .await
         .expect("the database answers")
         .remove(0);
-    assert_eq!(sought.job, id);
+    assert_eq!(task.job, id);
     let order = ListedOrder {
         id: OrderId::parse("312891245").expect("digits"),
         sender: "BRAND".to_owned(),
         total: 1,
-        submitted_at: sought.since,
+        submitted_at: task.since,
         status: None,
     };
-    let settled = outbox.settle_found(&sought, &order, "evidence", "w").await;
+    let settled = outbox.settle_found(&task, &order, "evidence", "w").await;
     assert!(settled.expect("the database answers"));
-    let again = outbox.settle_found(&sought, &order, "evidence", "w").await;
+    let again = outbox.settle_found(&task, &order, "evidence", "w").await;
     assert!(!again.expect("the database answers"), "once is enough");
     for (order, expected) in [("312891245", "late"), ("312891246", "twice")] {
         let recorded = outbox

@@ -1,10 +1,10 @@
-//! What recording does to a job, step by step: the outbox by hand, without a worker, because the moments matter.
+//! What recording does to a job, step by step: the outbox called directly, without a worker, because the moments matter.
 
 use std::time::Duration;
 
-use sms_outbox::lifecycle::{ErrorClass, OrderId, Progress, Settlement, Trouble};
+use sms_outbox::lifecycle::{ErrorClass, Failure, OrderId, Outcome, Progress};
 use sms_outbox::outbox::{
-    Claim, Content, Evidence, Floors, Observer, Outbox, Record, Recorded, Slots,
+    Claim, ContentKey, Cursors, Evidence, Observer, Outbox, Record, Recorded, Slots,
 };
 use uuid::Uuid;
 
@@ -13,14 +13,14 @@ use crate::support::worker::{count, execute, insert, insert_many, job};
 
 const UNLIMITED: Slots = Slots {
     per_second: 0,
-    slack: Duration::from_millis(20),
+    tolerance: Duration::from_millis(20),
     horizon: Duration::from_millis(60),
 };
 
 async fn claim(outbox: &Outbox, worker: &str) -> Claim {
     let lease = Duration::from_secs(60);
     let mut claims = outbox
-        .claim("default", 1, lease, worker, UNLIMITED, &Floors::default())
+        .claim("default", 1, lease, worker, UNLIMITED, &Cursors::default())
         .await
         .expect("the database answers");
     assert_eq!(claims.len(), 1);
@@ -28,7 +28,7 @@ async fn claim(outbox: &Outbox, worker: &str) -> Claim {
 }
 
 /// What became of a claim, in the eyes of the worker that made it.
-fn record(claim: &Claim, worker: &str, settlement: Settlement, code: Option<i32>) -> Record {
+fn record(claim: &Claim, worker: &str, outcome: Outcome, code: Option<i32>) -> Record {
     let progress = if code.is_some() {
         Progress::Answered
     } else {
@@ -38,9 +38,9 @@ fn record(claim: &Claim, worker: &str, settlement: Settlement, code: Option<i32>
         job: claim.id,
         token: claim.token,
         attempt: claim.attempt,
-        worker: worker.to_owned(),
+        worker: worker.into(),
         claimed: claim.asked,
-        settlement,
+        outcome,
         evidence: Some(Evidence {
             progress,
             http_status: code.map(|_| 200),
@@ -48,7 +48,7 @@ fn record(claim: &Claim, worker: &str, settlement: Settlement, code: Option<i32>
             duration: Duration::from_millis(7),
         }),
         rejected: Vec::new(),
-        content: Content::of("default", ["905320000001"], &claim.body),
+        content: ContentKey::of("default", ["905320000001"], &claim.body),
         observer: Observer::Worker,
     }
 }
@@ -59,7 +59,7 @@ fn accepted(claim: &Claim, worker: &str, order: &str) -> Record {
     record(
         claim,
         worker,
-        Settlement::Sent {
+        Outcome::Sent {
             order_id,
             duplicate: false,
         },
@@ -73,9 +73,9 @@ pub fn late_acceptance(job: Uuid, token: i32, order: &str) -> Record {
         job,
         token: token - i32::from(order.ends_with('6')),
         attempt: 1,
-        worker: "late".to_owned(),
+        worker: "late".into(),
         claimed: std::time::Instant::now(),
-        settlement: Settlement::Sent {
+        outcome: Outcome::Sent {
             order_id: OrderId::parse(order),
             duplicate: false,
         },
@@ -86,7 +86,7 @@ pub fn late_acceptance(job: Uuid, token: i32, order: &str) -> Record {
             duration: Duration::from_millis(7),
         }),
         rejected: Vec::new(),
-        content: Content::of("default", ["905320000001"], "x"),
+        content: ContentKey::of("default", ["905320000001"], "x"),
         observer: Observer::Worker,
     }
 }
@@ -95,7 +95,7 @@ fn repeated(claim: &Claim, worker: &str) -> Record {
     record(
         claim,
         worker,
-        Settlement::Sent {
+        Outcome::Sent {
             order_id: None,
             duplicate: true,
         },
@@ -103,13 +103,13 @@ fn repeated(claim: &Claim, worker: &str) -> Record {
     )
 }
 
-fn in_doubt(claim: &Claim, worker: &str) -> Record {
-    let settlement = Settlement::Retry {
+fn indeterminate(claim: &Claim, worker: &str) -> Record {
+    let outcome = Outcome::Retry {
         delay: Duration::ZERO,
-        trouble: Trouble::new(ErrorClass::Timeout, "no answer"),
-        doubt: true,
+        failure: Failure::new(ErrorClass::Timeout, "no answer"),
+        indeterminate: true,
     };
-    record(claim, worker, settlement, None)
+    record(claim, worker, outcome, None)
 }
 
 /// Two claims of one job: the second was made after the first one's lease had been lost.
@@ -124,7 +124,7 @@ async fn claimed_twice(outbox: &Outbox) -> (Claim, Claim) {
     let rescued = Record {
         observer: Observer::Rescue,
         evidence: None,
-        ..in_doubt(&first, "first")
+        ..indeterminate(&first, "first")
     };
     let recorded = outbox
         .record(&[rescued])
@@ -232,23 +232,23 @@ async fn a_repeats_451_beside_a_late_acceptance_is_no_second_acceptance() {
 async fn recording_the_same_end_of_a_claim_again_changes_nothing() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
-    let trouble = || Trouble::with_code(ErrorClass::Content, 453, "too long");
-    let ends: [fn(&Claim, Trouble) -> Record; 8] = [
+    let failure = || Failure::with_code(ErrorClass::Content, 453, "too long");
+    let ends: [fn(&Claim, Failure) -> Record; 8] = [
         |claim, _| accepted(claim, "w", "111"),
         |claim, _| repeated(claim, "w"),
-        |claim, trouble| record(claim, "w", Settlement::Failed(trouble), Some(453)),
-        |claim, _| in_doubt(claim, "w"),
-        |claim, trouble| record(claim, "w", Settlement::Uncertain(trouble), None),
+        |claim, failure| record(claim, "w", Outcome::Failed(failure), Some(453)),
+        |claim, _| indeterminate(claim, "w"),
+        |claim, failure| record(claim, "w", Outcome::Uncertain(failure), None),
         |claim, _| Record {
             evidence: None,
-            ..record(claim, "w", Settlement::Expired, None)
+            ..record(claim, "w", Outcome::Expired, None)
         },
-        |claim, trouble| {
+        |claim, failure| {
             record(
                 claim,
                 "w",
-                Settlement::GiveBack {
-                    trouble: Some(trouble),
+                Outcome::Release {
+                    failure: Some(failure),
                     delay: Duration::ZERO,
                 },
                 Some(401),
@@ -259,8 +259,8 @@ async fn recording_the_same_end_of_a_claim_again_changes_nothing() {
             ..record(
                 claim,
                 "w",
-                Settlement::GiveBack {
-                    trouble: None,
+                Outcome::Release {
+                    failure: None,
                     delay: Duration::ZERO,
                 },
                 None,
@@ -271,7 +271,7 @@ async fn recording_the_same_end_of_a_claim_again_changes_nothing() {
         execute(database.pool(), "DELETE FROM sms_outbox.jobs").await;
         insert(database.pool(), &[]).await;
         let claim = claim(&outbox, "w").await;
-        let record = end(&claim, trouble());
+        let record = end(&claim, failure());
         let once = outbox
             .record(std::slice::from_ref(&record))
             .await
@@ -298,7 +298,7 @@ async fn recording_the_same_end_of_a_claim_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_claimed_is_in_nobody_elses_hands() {
+async fn a_job_that_is_claimed_is_claimed_by_nobody_else() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
     insert_many(database.pool(), 500, &[]).await;
@@ -315,14 +315,14 @@ async fn a_job_that_is_claimed_is_in_nobody_elses_hands() {
                         Duration::from_secs(60),
                         &worker,
                         UNLIMITED,
-                        &Floors::default(),
+                        &Cursors::default(),
                     )
                     .await
                     .expect("claims");
                 if claims.is_empty() {
                     return mine;
                 }
-                assert!(claims.len() <= 7, "never more than there are hands");
+                assert!(claims.len() <= 7, "never more than there are permits");
                 mine.extend(claims.into_iter().map(|claim| claim.id));
             }
         })
@@ -338,7 +338,7 @@ async fn a_job_that_is_claimed_is_in_nobody_elses_hands() {
 }
 
 #[tokio::test]
-async fn a_job_that_was_deleted_meanwhile_is_nobodys_trouble() {
+async fn a_job_that_was_deleted_meanwhile_is_no_failure() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
     insert(database.pool(), &[]).await;
@@ -347,7 +347,7 @@ async fn a_job_that_was_deleted_meanwhile_is_nobodys_trouble() {
     for record in [
         accepted(&claim, "w", "111"),
         repeated(&claim, "w"),
-        in_doubt(&claim, "w"),
+        indeterminate(&claim, "w"),
     ] {
         assert_eq!(
             outbox.record(&[record]).await.expect("recorded"),
@@ -446,7 +446,7 @@ async fn the_history_cannot_be_edited() {
     insert(database.pool(), &[]).await;
     let claim = claim(&outbox, "w").await;
     outbox
-        .record(&[in_doubt(&claim, "w")])
+        .record(&[indeterminate(&claim, "w")])
         .await
         .expect("recorded");
     let edited = sqlx::query("UPDATE sms_outbox.attempt_log SET provider_code = 200")

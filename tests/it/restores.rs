@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sms_outbox::embedded::{self, Options, PrivatePostgres, Sources};
-use sms_outbox::outbox::{Change, ConnectOptions, Floors, Outbox, OutboxError, Slots};
+use sms_outbox::outbox::{Change, ConnectOptions, Cursors, Outbox, OutboxError, Slots};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -19,12 +19,11 @@ use crate::support::worker::{
     wait_for_statuses,
 };
 
-const NOTHING_IS_SENT: &str =
-    "nothing is sent: this is not the database that the queue was noted in";
+pub const NOTHING_IS_SENT: &str = "sending is stopped: this is not the pinned database";
 
 const UNLIMITED: Slots = Slots {
     per_second: 0,
-    slack: Duration::ZERO,
+    tolerance: Duration::ZERO,
     horizon: Duration::ZERO,
 };
 
@@ -36,22 +35,24 @@ fn shell(url: &str) -> Shell {
 async fn examined(url: &str) -> (String, String) {
     let doctor = shell(url).run(&["doctor", "--json"]).await.json();
     let checks = doctor["checks"].as_array().expect("a list");
-    let found = checks.iter().find(|found| found["check"] == "installation");
+    let found = checks
+        .iter()
+        .find(|found| found["check"] == "database identity");
     let found = found.unwrap_or_else(|| panic!("{doctor:#}"));
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
     (text(&found["level"]), text(&found["found"]))
 }
 
-async fn wait_until_noted(pool: &PgPool) {
-    let noted = "SELECT count(*) FROM sms_outbox.installation WHERE database_oid IS NOT NULL";
-    wait_for_count(pool, noted, |rows| rows == 1).await;
+pub async fn wait_until_pinned(pool: &PgPool) {
+    let pinned = "SELECT count(*) FROM sms_outbox.database_identity WHERE database_oid IS NOT NULL";
+    wait_for_count(pool, pinned, |rows| rows == 1).await;
 }
 
-/// Nothing was claimed before the installation was confirmed, or ended by the upkeep.
+/// Nothing was claimed before the identity was confirmed, or ended by the maintenance.
 async fn nothing_moved_before_the_confirmation(pool: &PgPool, jobs: &[Uuid]) {
     let early: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM sms_outbox.jobs, sms_outbox.installation
-         WHERE id = ANY ($1) AND least(claimed_at, finished_at) < noted_at",
+        "SELECT count(*) FROM sms_outbox.jobs, sms_outbox.database_identity
+         WHERE id = ANY ($1) AND least(claimed_at, finished_at) < pinned_at",
     )
     .bind(jobs)
     .fetch_one(pool)
@@ -78,10 +79,14 @@ async fn stands_still(change: &str, says: &str, through: Option<Settings>) {
     let worker = Process::worker(&url, &provider.url(), &[]);
     let before = insert(pool, &[]).await;
     wait_for_status(pool, before, "sent").await;
-    wait_until_noted(pool).await;
+    wait_until_pinned(pool).await;
     assert_eq!(examined(&database.url()).await.0, "ok");
 
-    execute(pool, format!("UPDATE sms_outbox.installation SET {change}")).await;
+    execute(
+        pool,
+        format!("UPDATE sms_outbox.database_identity SET {change}"),
+    )
+    .await;
     worker.wait_for_line(NOTHING_IS_SENT).await;
     worker.wait_for_line(says).await;
     let waiting = insert_many(pool, 20, &[]).await;
@@ -129,7 +134,9 @@ async fn stands_still(change: &str, says: &str, through: Option<Settings>) {
     nothing_moved_before_the_confirmation(pool, &moved).await;
     assert_eq!(examined(&url).await.0, "ok");
     for worker in [worker, other] {
-        worker.wait_for_line("sending again").await;
+        worker
+            .wait_for_line("resumed: an operator confirmed this database")
+            .await;
         let lines = worker.stop().await;
         let errors = lines.iter().filter(|line| line.contains("ERROR")).count();
         assert_eq!(errors, 1, "said once: {}", lines.join("\n"));
@@ -187,30 +194,30 @@ async fn behind_a_pooler_each_claim_looks_for_itself() {
         ..ConnectOptions::new(pooler.url(&database))
     };
     let outbox = outbox.connect_lazily().expect("an address");
-    outbox.keep_to_installation("w").await.expect("noted");
+    outbox.verify_identity("w").await.expect("pinned");
     insert(database.pool(), &[]).await;
     execute(
         database.pool(),
-        "UPDATE sms_outbox.installation SET timeline = 4711",
+        "UPDATE sms_outbox.database_identity SET timeline = 4711",
     )
     .await;
     let lease = Duration::from_secs(60);
     let refused = outbox
-        .claim("default", 1, lease, "w", UNLIMITED, &Floors::default())
+        .claim("default", 1, lease, "w", UNLIMITED, &Cursors::default())
         .await;
     assert!(
         matches!(
             refused,
-            Err(OutboxError::Unconfirmed(Change::Timeline { .. }))
+            Err(OutboxError::AnotherDatabase(Change::Timeline { .. }))
         ),
         "{refused:?}"
     );
     outbox
-        .confirm_installation("somebody", None)
+        .confirm_identity("somebody", None)
         .await
         .expect("confirmed");
     let claims = outbox
-        .claim("default", 1, lease, "w", UNLIMITED, &Floors::default())
+        .claim("default", 1, lease, "w", UNLIMITED, &Cursors::default())
         .await;
     assert_eq!(claims.expect("a claim").len(), 1);
 }
@@ -220,7 +227,7 @@ async fn a_copy_of_the_database_sends_nothing_to_anyone() {
     let database = TestDatabase::create().await;
     let provider = FakeProvider::start();
     let worker = Process::worker(&database.url(), &provider.url(), &[]);
-    wait_until_noted(database.pool()).await;
+    wait_until_pinned(database.pool()).await;
     worker.stop().await;
     let id = insert(database.pool(), &[]).await;
     let copy = database.copy().await;
@@ -241,53 +248,50 @@ async fn a_copy_of_the_database_sends_nothing_to_anyone() {
     ] {
         let lease = Duration::from_secs(60);
         let refused = outbox
-            .claim("default", 1, lease, "w", UNLIMITED, &Floors::default())
+            .claim("default", 1, lease, "w", UNLIMITED, &Cursors::default())
             .await;
         assert!(
             matches!(
                 refused,
-                Err(OutboxError::Unconfirmed(Change::Database { .. }))
+                Err(OutboxError::AnotherDatabase(Change::Database { .. }))
             ),
             "{refused:?}"
         );
         let refused = outbox.claim_bulk("default", lease, "w").await;
         assert!(
-            matches!(refused, Err(OutboxError::Unconfirmed(_))),
+            matches!(refused, Err(OutboxError::AnotherDatabase(_))),
             "{refused:?}"
         );
     }
 }
 
 #[tokio::test]
-async fn migrate_notes_the_database_and_nobody_overwrites_what_was_noted() {
+async fn migrate_notes_the_database_and_nobody_overwrites_what_was_pinned() {
     let database = TestDatabase::empty().await;
     let options = ConnectOptions::new(database.url());
     options.migrate().await.expect("migrated");
-    let row = "SELECT row(noted.*)::text FROM sms_outbox.installation AS noted";
-    let noted: String = sqlx::query_scalar(row)
+    let row = "SELECT row(pinned.*)::text FROM sms_outbox.database_identity AS pinned";
+    let pinned: String = sqlx::query_scalar(row)
         .fetch_one(database.pool())
         .await
-        .expect("noted");
-    assert!(noted.contains("migrate"), "{noted}");
+        .expect("pinned");
+    assert!(pinned.contains("migrate"), "{pinned}");
     assert!(
-        !noted.contains(database.name()),
-        "a template for new databases may be copied: {noted}"
+        !pinned.contains(database.name()),
+        "a template for new databases may be copied: {pinned}"
     );
     options.migrate().await.expect("nothing to do");
     let outbox = options.connect_lazily().expect("an address");
-    let mut noted = String::new();
+    let mut pinned = String::new();
     for worker in ["first", "second"] {
-        outbox
-            .keep_to_installation(worker)
-            .await
-            .expect("it is the one");
+        outbox.verify_identity(worker).await.expect("it is the one");
         let now: String = sqlx::query_scalar(row)
             .fetch_one(database.pool())
             .await
-            .expect("noted");
+            .expect("pinned");
         assert!(now.contains(database.name()), "{now}");
-        assert!(noted.is_empty() || noted == now, "{noted} {now}");
-        noted = now;
+        assert!(pinned.is_empty() || pinned == now, "{pinned} {now}");
+        pinned = now;
     }
 
     let said = shell(&database.url())
@@ -298,31 +302,31 @@ async fn migrate_notes_the_database_and_nobody_overwrites_what_was_noted() {
     let again: String = sqlx::query_scalar(row)
         .fetch_one(database.pool())
         .await
-        .expect("noted");
-    assert_eq!(again, noted);
+        .expect("pinned");
+    assert_eq!(again, pinned);
 }
 
 #[tokio::test]
-async fn what_was_due_may_be_set_aside_before_anything_is_sent() {
+async fn what_was_due_may_become_uncertain_before_anything_is_sent() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let outbox = Outbox::new(pool.clone());
-    outbox.keep_to_installation("w").await.expect("noted");
+    outbox.verify_identity("w").await.expect("pinned");
     execute(
         pool,
-        "UPDATE sms_outbox.installation SET system_identifier = '1'",
+        "UPDATE sms_outbox.database_identity SET system_identifier = '1'",
     )
     .await;
     let lost = insert_many(pool, 3, &[("due_at", "now() - interval '2 hours'")]).await;
-    let parked = insert(
+    let held = insert(
         pool,
         &[
             ("due_at", "now() - interval '3 hours'"),
-            ("parked", "'sender'"),
+            ("held", "'sender'"),
         ],
     )
     .await;
-    let doubtful = insert(
+    let indeterminate = insert(
         pool,
         &[
             ("due_at", "now() - interval '2 hours'"),
@@ -373,19 +377,23 @@ async fn what_was_due_may_be_set_aside_before_anything_is_sent() {
         said.contains("8 jobs open: 7 queued, of which 5 due by"),
         "{said}"
     );
-    assert!(said.contains("5 jobs set aside as uncertain"), "{said}");
+    assert!(said.contains("5 jobs made uncertain"), "{said}");
 
     wait_for_status(pool, since, "sent").await;
-    // In the backup it was being sent; its doubt is older than any guard.
+    // In the backup it was being sent; and indeterminate for longer than any guard.
     wait_for_status(pool, under_way, "uncertain").await;
     worker.stop().await;
-    for id in lost.iter().chain([&parked, &doubtful]) {
+    for id in lost.iter().chain([&held, &indeterminate]) {
         let job = job(pool, *id).await;
         assert_eq!(job.status, "uncertain", "{job:?}");
         assert!(job.error_message.is_some_and(|why| why.contains("backup")));
     }
-    let doubts = "SELECT count(*) FROM sms_outbox.jobs WHERE ambiguous_since = due_at AND status = 'uncertain'";
-    assert_eq!(count(pool, doubts).await, 4, "an older doubt is not moved");
+    let since = "SELECT count(*) FROM sms_outbox.jobs WHERE ambiguous_since = due_at AND status = 'uncertain'";
+    assert_eq!(
+        count(pool, since).await,
+        4,
+        "an older ambiguous_since is not moved"
+    );
     assert_eq!(job(pool, later).await.status, "queued");
     assert_eq!(provider.orders().len(), 1);
 }
@@ -435,37 +443,18 @@ async fn where_the_server_tells_nothing_of_itself_workers_work_and_doctor_warns(
         assert_eq!(found, level, "{refused}: {words}");
     }
     // What can still be told is.
-    execute(pool, "UPDATE sms_outbox.installation SET database_oid = 1").await;
-    assert_eq!(examined(&url).await.0, "fault");
-
-    // A worker's role that was there before the table was gets its rights with it.
     execute(
         pool,
-        format!("REVOKE ALL ON sms_outbox.installation FROM {role}"),
+        "UPDATE sms_outbox.database_identity SET database_oid = 1",
     )
     .await;
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/migrations/0002_installation.sql"
-    );
-    let migration = std::fs::read_to_string(path).expect("the migration");
-    let (_, grants) = migration.split_once("DO $$").expect("its last statement");
-    execute(pool, format!("DO $${grants}")).await;
-    let rights: bool = sqlx::query_scalar(
-        "SELECT has_table_privilege($1, 'sms_outbox.installation', 'SELECT')
-            AND has_table_privilege($1, 'sms_outbox.installation', 'INSERT')
-            AND has_table_privilege($1, 'sms_outbox.installation', 'UPDATE')",
-    )
-    .bind(&role)
-    .fetch_one(pool)
-    .await
-    .expect("an answer");
-    assert!(rights);
+    assert_eq!(examined(&url).await.0, "fault");
+
     execute(pool, format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 /// Makes the server a standby that knows all its own commits, and promotes it: the least of what a promotion is.
-async fn promote(server: &mut PrivatePostgres) {
+pub async fn promote(server: &mut PrivatePostgres) {
     let signal = server.data_dir().join("standby.signal");
     std::fs::write(&signal, "").expect("our own directory");
     let owner = std::fs::metadata(server.data_dir()).expect("our own directory");
@@ -515,7 +504,7 @@ async fn a_promoted_standby_stops_the_sending_unless_promotions_are_trusted() {
     let pool = PgPool::connect(&url).await.expect("the server");
     let second = insert(&pool, &[]).await;
     worker.wait_for_line(NOTHING_IS_SENT).await;
-    worker.wait_for_line("timeline 2, noted 1").await;
+    worker.wait_for_line("timeline 2, pinned 1").await;
     assert_eq!(examined(&url).await.0, "fault");
     assert_eq!(job(&pool, second).await.status, "queued");
     let told = ["resume", "--after-restore", "--promotions", "go-on"];
@@ -534,5 +523,5 @@ async fn a_promoted_standby_stops_the_sending_unless_promotions_are_trusted() {
     pool.close().await;
     worker.stop().await;
     assert_eq!(provider.orders().len(), 3);
-    server.stop().await.expect("it stops in order");
+    server.stop().await.expect("it stops gracefully");
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sms_outbox::outbox::Outbox;
 
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{FakeProvider, Guard, Reply, in_order, nowhere};
+use crate::support::provider::{FakeProvider, Guard, Reply, healthy, nowhere};
 use crate::support::worker::{
     Worker, count, insert, insert_many, wait_for_count, wait_for_job, wait_for_jobs,
     wait_for_status, wait_for_statuses,
@@ -25,7 +25,7 @@ async fn refused_connections_are_retried_until_someone_listens() {
         job.attempt >= 2
     })
     .await;
-    let provider = FakeProvider::listen(address, in_order);
+    let provider = FakeProvider::listen(address, healthy);
     for job in wait_for_statuses(database.pool(), &ids, "sent").await {
         assert!(
             !job.duplicate && job.ambiguous_since.is_none(),
@@ -123,7 +123,7 @@ async fn too_many_requests_pause_the_account_for_as_long_as_the_provider_asks() 
     let database = TestDatabase::create().await;
     let provider = FakeProvider::scripted(|request| match (request.text(), request.n) {
         ("first", 1) => Reply::text(429, "slow down").with_header("retry-after", "2"),
-        _ => in_order(request),
+        _ => healthy(request),
     });
     let pool = database.pool();
     let first = insert(pool, &[("body", "'first'")]).await;
@@ -150,5 +150,8 @@ async fn too_many_requests_pause_the_account_for_as_long_as_the_provider_asks() 
         waited >= Duration::from_millis(1950) && waited < Duration::from_secs(10),
         "{waited:?}"
     );
-    wait_for_job(pool, first, "no doubt", |job| job.ambiguous_since.is_none()).await;
+    wait_for_job(pool, first, "not indeterminate", |job| {
+        job.ambiguous_since.is_none()
+    })
+    .await;
 }

@@ -1,15 +1,15 @@
 //! A provider that takes requests and does not answer, or never comes to the end of its answer. Every request has an end all
-//! the same, what it left in doubt is settled, and nobody has to do anything when the provider is back.
+//! the same, what it left indeterminate is repeated, and nobody has to do anything when the provider is back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::postgres::TestDatabase;
 use crate::support::program;
-use crate::support::provider::{FakeProvider, Guard, Reply, SEND, in_order};
+use crate::support::provider::{FakeProvider, Guard, Reply, SEND, healthy};
 use crate::support::worker::{HASH, KEY, Process, count, insert_many, wait_for_statuses};
 
-/// Takes every order, and does not say so in order before it is told to.
+/// Takes every order, and does not answer properly before it is told to.
 fn hanging(hung: &Reply) -> (FakeProvider, Arc<AtomicBool>) {
     let recovered = Arc::new(AtomicBool::new(false));
     let (hung, answers) = (hung.clone(), Arc::clone(&recovered));
@@ -17,7 +17,7 @@ fn hanging(hung: &Reply) -> (FakeProvider, Arc<AtomicBool>) {
     let provider = FakeProvider::scripted(move |request| {
         let taken = match request.path.as_str() {
             SEND => guard.take(request),
-            _ => in_order(request),
+            _ => healthy(request),
         };
         if answers.load(Ordering::SeqCst) {
             taken
@@ -60,7 +60,7 @@ async fn is_survived(way: &str, hung: Reply, said: &str) {
     let flags = ["--request-timeout", "1s", "--lease", "3s"];
     let worker = Process::worker(&database.url(), &provider.url(), &flags);
     worker.wait_for_line(said).await;
-    worker.wait_for_line("the provider is out of order").await;
+    worker.wait_for_line("the provider is unhealthy").await;
     let longest = "SELECT coalesce(max(duration_ms), 0)::bigint FROM sms_outbox.attempts";
     let longest = count(pool, longest).await;
     assert!((900..10_000).contains(&longest), "{way}: {longest} ms");
@@ -92,7 +92,7 @@ async fn is_survived(way: &str, hung: Reply, said: &str) {
     assert!(
         lines
             .iter()
-            .any(|line| line.contains("the provider answers in order again")),
+            .any(|line| line.contains("the provider is healthy again")),
         "{way}: {lines:#?}"
     );
     for job in jobs {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sms_outbox::outbox::{CLAIM_BULK, CLAIM_SINGLES, Claim, ConnectOptions, Floors, Outbox, Slots};
+use sms_outbox::outbox::{
+    CLAIM_BULK, CLAIM_SINGLES, Claim, ConnectOptions, Cursors, Outbox, Slots,
+};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, SqlSafeStr};
 use uuid::Uuid;
 
@@ -49,6 +51,69 @@ async fn every_statement_fits_the_schema() {
         let prepared = connection.prepare(AssertSqlSafe(sql).into_sql_str()).await;
         prepared.unwrap_or_else(|error| panic!("{name}.sql: {error}"));
     }
+}
+
+/// What the indexes are for is said where somebody will look who wonders whether one may go.
+#[tokio::test]
+async fn every_index_of_jobs_names_the_statements_that_it_serves() {
+    let database = TestDatabase::create().await;
+    let comments: Vec<(String, Option<String>)> = sqlx::query_as(
+        "SELECT indexrelid::regclass::text, obj_description(indexrelid, 'pg_class') FROM pg_index
+         WHERE indrelid = 'sms_outbox.jobs'::regclass
+           AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)",
+    )
+    .fetch_all(database.pool())
+    .await
+    .expect("the catalogue");
+    assert_eq!(comments.len(), 8, "{comments:?}");
+    for (index, comment) in comments {
+        let comment = comment.unwrap_or_else(|| panic!("{index} has no comment"));
+        let named: Vec<&str> = comment
+            .split([' ', ','])
+            .map(|word| word.trim_end_matches('.'))
+            .filter(|word| word.ends_with(".sql"))
+            .collect();
+        assert!(!named.is_empty(), "{index}: {comment}");
+        for name in named {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("src/outbox")
+                .join(name);
+            assert!(file.is_file(), "{index}: there is no {name}");
+        }
+    }
+}
+
+/// Every column, rule and table explains itself in psql.
+#[tokio::test]
+async fn everything_in_the_schema_has_a_comment() {
+    let database = TestDatabase::empty().await;
+    ConnectOptions::new(database.url())
+        .migrate()
+        .await
+        .expect("migrated");
+    let without: Vec<String> = sqlx::query_scalar(
+        "SELECT c.oid::regclass || '.' || attname FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid
+         WHERE relnamespace = 'sms_outbox'::regnamespace AND relkind = 'r' AND relname <> '_migrations' AND attnum > 0
+           AND col_description(c.oid, attnum) IS NULL
+         UNION ALL
+         SELECT c.oid::regclass::text FROM pg_class c
+         WHERE relnamespace = 'sms_outbox'::regnamespace AND relkind IN ('r', 'v') AND relname <> '_migrations'
+           AND obj_description(c.oid, 'pg_class') IS NULL
+         UNION ALL
+         SELECT conname FROM pg_constraint
+         WHERE connamespace = 'sms_outbox'::regnamespace AND contype IN ('c', 'u')
+           AND conname NOT LIKE '%_migrations%' AND obj_description(oid, 'pg_constraint') IS NULL
+         UNION ALL
+         SELECT oid::regprocedure::text FROM pg_proc
+         WHERE pronamespace = 'sms_outbox'::regnamespace AND obj_description(oid, 'pg_proc') IS NULL
+         UNION ALL
+         SELECT typname FROM pg_type
+         WHERE typnamespace = 'sms_outbox'::regnamespace AND typtype = 'd' AND obj_description(oid, 'pg_type') IS NULL",
+    )
+    .fetch_all(database.pool())
+    .await
+    .expect("the catalogue");
+    assert!(without.is_empty(), "{without:#?}");
 }
 
 /// Everything in a plan, from the top.
@@ -116,7 +181,7 @@ async fn lived_in() -> TestDatabase {
         execute(
             &pool,
             "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, priority, status, attempt, token, order_id,
-                                          due_at, sent_at, finished_at, answer_ms, twin_key)
+                                          due_at, sent_at, finished_at, answer_ms, content_key)
              SELECT 'BRAND', ARRAY['905320000000'], 'text ' || n, false, n % 4, 'sent', 1, 1, n::text,
                     now() - n * interval '1 s', now(), now(), 5, n
              FROM generate_series(1, 100000) AS n",
@@ -146,10 +211,7 @@ async fn lived_in() -> TestDatabase {
 async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
     let database = lived_in().await;
     let mut connection = database.pool().acquire().await.expect("a connection");
-    for (name, index) in [
-        ("claim_singles", "jobs_single_due"),
-        ("claim_bulk", "jobs_bulk_due"),
-    ] {
+    for (name, index) in [("claim_singles", "jobs_due"), ("claim_bulk", "jobs_due")] {
         let nothing = explain_claim(&mut connection, name, 50).await;
         assert!(uses_index(&nothing, index), "{nothing:#}");
         assert!(!reads_all_of_jobs(&nothing), "{nothing:#}");
@@ -167,7 +229,7 @@ async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
         }
         let ten = explain_claim(&mut connection, "claim_singles", 10).await;
         assert!(
-            uses_index(&ten, "jobs_single_due") && !reads_all_of_jobs(&ten),
+            uses_index(&ten, "jobs_due") && !reads_all_of_jobs(&ten),
             "{ten:#}"
         );
         // Each claimed row leaves one index and enters another, which is what most of these pages are.
@@ -236,10 +298,10 @@ async fn a_workers_session_claims_by_index_whatever_the_statistics_say() {
             (
                 "claim_singles",
                 "'default', 60000, 'w', 10, 0, 102, 6, NULL, NULL",
-                "jobs_single_due",
+                "jobs_due",
                 10 * 40 + 60,
             ),
-            ("claim_bulk", "'default', 60000, 'w'", "jobs_bulk_due", 40),
+            ("claim_bulk", "'default', 60000, 'w'", "jobs_due", 40),
             ("abandoned", "500, NULL", "jobs_lease", 20),
         ] {
             let plan = explain_steady_claim(&mut connection, name, with).await;
@@ -275,18 +337,18 @@ async fn with_a_transaction_held_open_claims_and_rescues_walk_only_what_was_clai
     let outbox = options.connect().await.expect("the database");
     let slots = Slots {
         per_second: 0,
-        slack: Duration::from_millis(20),
+        tolerance: Duration::from_millis(20),
         horizon: Duration::from_millis(60),
     };
-    let (mut floors, mut seen) = (Floors::default(), Vec::new());
+    let (mut cursors, mut seen) = (Cursors::default(), Vec::new());
     for _ in 0..30 {
         let lease = Duration::from_millis(1);
         let claims = outbox
-            .claim("default", 100, lease, "w", slots, &floors)
+            .claim("default", 100, lease, "w", slots, &cursors)
             .await
             .expect("claims");
         assert_eq!(claims.len(), 100);
-        floors[1] = claims.iter().filter_map(Claim::place).max();
+        cursors[1] = claims.iter().filter_map(Claim::place).max();
         seen.extend(claims.iter().map(|claim| claim.id));
     }
     seen.sort_unstable();
@@ -294,11 +356,11 @@ async fn with_a_transaction_held_open_claims_and_rescues_walk_only_what_was_clai
     assert_eq!(
         seen.len(),
         3_000,
-        "none is left out below a floor, and none comes twice"
+        "none is left out below a cursor, and none comes twice"
     );
 
     let mut connection = outbox.pool().acquire().await.expect("a connection");
-    let at = floors[1].expect("a floor");
+    let at = cursors[1].expect("a cursor");
     let from = format!(
         "ARRAY[NULL, '{due_at}', NULL, NULL]::timestamptz[], array_fill('{id}'::uuid, ARRAY[4])",
         due_at = at.due_at.to_rfc3339(),
@@ -310,7 +372,7 @@ async fn with_a_transaction_held_open_claims_and_rescues_walk_only_what_was_clai
     };
     let near = claim(&from).await;
     let far = claim("NULL, NULL").await;
-    assert!(near <= 10 * 40 + 60, "{near} pages from the floor on");
+    assert!(near <= 10 * 40 + 60, "{near} pages from the cursor on");
     assert!(
         far > near + 500,
         "{near} and {far} pages: nothing was in the way"
@@ -358,7 +420,7 @@ async fn measuring_the_queue_reads_nothing_that_has_ended() {
         let plan = &plan[0]["Plan"];
         assert!(!reads_all_of_jobs(plan), "analyzed {analyzed}: {plan:#}");
         assert!(
-            uses_index(plan, "jobs_single_due"),
+            uses_index(plan, "jobs_due"),
             "analyzed {analyzed}: {plan:#}"
         );
         let pages = pages(plan);
@@ -398,7 +460,7 @@ async fn recording_goes_by_the_primary_key_also_with_stale_statistics() {
     let outbox = Outbox::new(pool.clone());
     let slots = Slots {
         per_second: 0,
-        slack: Duration::from_millis(20),
+        tolerance: Duration::from_millis(20),
         horizon: Duration::from_millis(60),
     };
     let claims = outbox
@@ -408,21 +470,21 @@ async fn recording_goes_by_the_primary_key_also_with_stale_statistics() {
             Duration::from_secs(60),
             "w",
             slots,
-            &Floors::default(),
+            &Cursors::default(),
         )
         .await
         .expect("claims");
     assert_eq!(claims.len(), 50);
     let ids: Vec<Uuid> = claims.iter().map(|claim| claim.id).collect();
     let n = ids.len();
-    // Every kind of outcome, all at once: duplicates look for their twins, doubts and refusals enter the history.
+    // Every kind of outcome, all at once: duplicates look for their originals, retries and refusals enter the history.
     let answers = |token: i32| -> Value {
         let kinds = [("sent", true), ("queued", false), ("failed", false)];
         ids.iter()
             .zip(kinds.iter().cycle())
             .map(|(id, (status, duplicate))| {
                 json!({"id": id, "token": token, "attempt": 1, "worker": "w", "since_claim_ms": 5, "status": status,
-                       "spent": true, "accepted": true, "delay_ms": 0, "doubt": *status == "queued", "duplicate": duplicate,
+                       "spent": true, "accepted": true, "delay_ms": 0, "indeterminate": *status == "queued", "duplicate": duplicate,
                        "content": 7, "error_class": "timeout", "observer": "worker", "progress": "answered", "ms": 5})
             })
             .collect()

@@ -1,4 +1,4 @@
-//! Stopping is clean: nothing new is claimed, what is in flight is finished and recorded, the rest goes back untouched. And a
+//! Stopping is clean: nothing new is claimed, what is in flight is finished and recorded, the rest is released untouched. And a
 //! database that is away is waited for.
 
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use sms_outbox::outbox::ConnectOptions;
 use sqlx::postgres::PgPoolOptions;
 
 use crate::support::postgres::TestDatabase;
-use crate::support::provider::{FakeProvider, Hold, Request, in_order};
+use crate::support::provider::{FakeProvider, Hold, Request, healthy};
 use crate::support::worker::{
     Process, Worker, count, insert, insert_many, jobs, wait_for_count, wait_for_status,
     wait_for_statuses,
@@ -22,7 +22,7 @@ fn holding(
 ) -> impl FnMut(&Request) -> crate::support::provider::Reply + Send + 'static {
     let hold = hold.clone();
     move |request| {
-        let reply = in_order(request);
+        let reply = healthy(request);
         if request.text().starts_with("held") {
             reply.held(&hold)
         } else {
@@ -38,7 +38,7 @@ async fn a_signal_lets_what_is_in_flight_finish_and_leaves_the_rest_untouched() 
         let pool = database.pool();
         let hold = Hold::new();
         let provider = FakeProvider::scripted(holding(&hold));
-        // A worker grows its window by what succeeds: after these, all its hands are in use.
+        // A worker grows its window by what succeeds: after these, all its permits are in use.
         let quick = insert_many(pool, 20, &[]).await;
         let mut worker =
             Process::worker(&database.url(), &provider.url(), &["--concurrency", "20"]);
@@ -132,14 +132,14 @@ async fn an_idle_or_paused_worker_stops_at_once() {
 }
 
 #[tokio::test]
-async fn what_was_claimed_and_waits_for_its_turn_goes_back_with_its_attempt() {
+async fn what_was_claimed_and_waits_for_its_slot_is_released_with_its_attempt() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let hold = Hold::new();
     let provider = FakeProvider::scripted(holding(&hold));
-    // Equal content takes turns: one request is under way, the other waits for its answer.
-    let twins = [("body", "'held'"), ("recipients", "'{905321112233}'")];
-    let ids = insert_many(pool, 2, &twins).await;
+    // Equal content is sent one after the other: one request is under way, the other waits for its answer.
+    let equal = [("body", "'held'"), ("recipients", "'{905321112233}'")];
+    let ids = insert_many(pool, 2, &equal).await;
     let worker = Worker::start(&database, &provider, &[]);
     wait_for_statuses(pool, &ids, "sending").await;
     provider.wait_for_orders(1).await;
@@ -151,7 +151,7 @@ async fn what_was_claimed_and_waits_for_its_turn_goes_back_with_its_attempt() {
     )
     .await;
     hold.release();
-    assert_eq!(worker.stop().await, Ended::InOrder);
+    assert_eq!(worker.stop().await, Ended::Gracefully);
     let sent = "SELECT count(*) FROM sms_outbox.jobs WHERE status = 'sent' AND attempt = 1";
     assert_eq!(count(pool, sent).await, 1);
     assert_eq!(provider.orders().len(), 1);
@@ -181,7 +181,7 @@ async fn a_database_that_is_away_is_waited_for_at_the_start_and_in_the_middle() 
     server.crash().await.expect("killed");
     let worker = Process::worker(&server.admin_url(), &provider.url(), &[]);
     worker
-        .wait_for_line("the database cannot be used; waiting for it")
+        .wait_for_line("the database is unavailable; the worker waits for it")
         .await;
     server.restart().await.expect("restarted");
     wait_for_status(&pool, waiting, "sent").await;
@@ -190,7 +190,9 @@ async fn a_database_that_is_away_is_waited_for_at_the_start_and_in_the_middle() 
     provider.wait_for_orders(2).await;
     server.crash().await.expect("killed");
     hold.release();
-    worker.wait_for_line("the database is back").await;
+    worker
+        .wait_for_line("recovered: the database is available again")
+        .await;
     server.restart().await.expect("restarted");
     let job = wait_for_status(&pool, held, "sent").await;
     assert_eq!(
@@ -203,7 +205,7 @@ async fn a_database_that_is_away_is_waited_for_at_the_start_and_in_the_middle() 
     assert_eq!(provider.orders().len(), 3, "each of them once");
     let away = lines
         .iter()
-        .filter(|line| line.contains("the database cannot be used"))
+        .filter(|line| line.contains("the database is unavailable"))
         .count();
     assert!(away <= 3, "said once for each time it was away: {lines:#?}");
 }

@@ -11,10 +11,10 @@ async fn tables(database: &TestDatabase) -> Vec<String> {
         .expect("a fresh database can be asked")
 }
 
-async fn with_letters() -> TestDatabase {
-    TestDatabase::from_template("letters", async |url| {
+async fn with_words() -> TestDatabase {
+    TestDatabase::from_template("words", async |url| {
         let pool = sqlx::PgPool::connect(&url).await.expect("a new database");
-        sqlx::query("CREATE TABLE letters (letter text)")
+        sqlx::query("CREATE TABLE words (word text)")
             .execute(&pool)
             .await
             .expect("an empty database");
@@ -54,13 +54,13 @@ async fn a_database_with_the_schema_can_be_reached_by_its_url() {
 
 #[tokio::test]
 async fn copies_of_a_template_share_its_schema_and_nothing_else() {
-    let (one, other) = tokio::join!(with_letters(), with_letters());
-    sqlx::query("INSERT INTO letters VALUES ('a')")
+    let (one, other) = tokio::join!(with_words(), with_words());
+    sqlx::query("INSERT INTO words VALUES ('a')")
         .execute(one.pool())
         .await
         .expect("the template's table");
     for (database, expected) in [(&one, 1), (&other, 0)] {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM letters")
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM words")
             .fetch_one(database.pool())
             .await
             .expect("the template's table");

@@ -10,8 +10,8 @@ use crate::{
     lifecycle::ErrorClass,
     message::Sender,
     outbox::{
-        Installation, Missing, PauseRow, PgBouncer, Pooling, Promotions, QueueFacts, SenderInUse,
-        ServerFacts,
+        DatabaseIdentity, Missing, PauseRow, PgBouncer, Pooling, Promotions, QueueFacts,
+        SenderInUse, ServerFacts,
     },
     provider::ProbeError,
 };
@@ -152,16 +152,16 @@ pub(super) fn pooling(pooling: Pooling, told: PgBouncer) -> Finding {
 /// `ahead_ms`: by how much the database's clock is ahead of this machine's; known to half of `took`.
 pub(super) fn clock(ahead_ms: i64, took: Duration) -> Finding {
     let check = "clock";
-    let doubt_ms = i64::try_from(took.as_millis() / 2)
+    let error_ms = i64::try_from(took.as_millis() / 2)
         .unwrap_or(i64::MAX)
         .max(1);
     let off_ms = ahead_ms.saturating_abs();
-    if off_ms <= 2_000 + doubt_ms {
+    if off_ms <= 2_000 + error_ms {
         return Finding::ok(
             check,
             format!(
                 "this machine and the database agree within {}",
-                span(off_ms + doubt_ms)
+                span(off_ms + error_ms)
             ),
         );
     }
@@ -177,9 +177,9 @@ pub(super) fn clock(ahead_ms: i64, took: Duration) -> Finding {
     )
 }
 
-/// Whether this is the database that the queue was written in.
-pub(super) fn installation(found: &Installation) -> Finding {
-    let check = "installation";
+/// Whether this is the pinned database.
+pub(super) fn identity(found: &DatabaseIdentity) -> Finding {
+    let check = "database identity";
     if let Some(change) = found.change() {
         return Finding::fault(
             check,
@@ -187,19 +187,16 @@ pub(super) fn installation(found: &Installation) -> Finding {
             CONFIRM,
         );
     }
-    let (Some(by), Some(at)) = (&found.noted_by, &found.noted_at) else {
-        return Finding::ok(
-            check,
-            "none is noted yet; the first worker notes this database",
-        );
+    let (Some(by), Some(at)) = (&found.pinned_by, &found.pinned_at) else {
+        return Finding::ok(check, "none is pinned yet; the first worker pins this one");
     };
-    let noted = format!("the one that {by} noted at {at}");
+    let pinned = format!("pinned by {by} at {at}");
     let unsaid = found.unsaid();
     if !unsaid.is_empty() && !found.standby {
         return Finding::warning(
             check,
             format!(
-                "{noted}, as far as can be told: the server does not tell this role {}",
+                "{pinned}, as far as can be told: the server does not tell this role {}",
                 listed(unsaid)
             ),
             "a restored backup may not be noticed: stop all workers before one is restored (docs/operations.md), or GRANT \
@@ -210,10 +207,10 @@ pub(super) fn installation(found: &Installation) -> Finding {
     Finding::ok(
         check,
         match found.promotions() {
-            Promotions::Stop => noted,
+            Promotions::Stop => pinned,
             Promotions::GoOn => {
                 format!(
-                    "{noted}; promotions, and recoveries to a point in time, do not stop workers"
+                    "{pinned}; promotions, and recoveries to a point in time, do not stop workers"
                 )
             }
         },
@@ -287,10 +284,10 @@ pub(super) fn queue(facts: &QueueFacts) -> Vec<Finding> {
         findings.push(Finding::fault(
             check,
             format!(
-                "{} claimed by a worker that never reported back, and taken over by none",
+                "{} claimed, with a lease that ran out, and not recovered",
                 count(facts.abandoned, "job")
             ),
-            "any worker takes them over within seconds: start one, or see why those that run do not reach the database",
+            "any worker recovers them within seconds: start one, or see why the running ones do not reach the database",
         ));
     }
     if facts.uncertain > 0 {
@@ -320,7 +317,7 @@ pub(super) fn queue(facts: &QueueFacts) -> Vec<Finding> {
     findings
 }
 
-/// Accounts whose jobs wait, and which neither these settings nor any worker of late serves.
+/// Accounts whose jobs wait, and which neither these settings nor any recent worker serves.
 pub(super) fn unserved(senders: &[SenderInUse], served: &[&str]) -> Vec<Finding> {
     let mut accounts: Vec<(&str, i64, bool)> = Vec::new();
     for sender in senders
@@ -474,17 +471,17 @@ fn approved_senders(account: &str, approved: &[String], senders: &[SenderInUse])
 }
 
 fn unanswered(account: &str, error: &ProbeError) -> Finding {
-    let advice = match error.trouble.class {
+    let advice = match error.failure.class {
         ErrorClass::Auth => {
             "check key and hash, and in the provider's panel (Settings > Security > API Access) the API switch and the list \
              of allowed addresses"
         }
         ErrorClass::Network | ErrorClass::Timeout => {
             "if others reach it, is ILETIMERKEZI_BASE_URL right, and does a firewall let this machine out to it? If nobody \
-             does, it is the provider's trouble: what is queued goes out by itself when it answers again"
+             does, it is the provider's failure: what is queued goes out by itself when it answers again"
         }
         ErrorClass::Unavailable | ErrorClass::RateLimited => {
-            "it is the provider's trouble: try again in a while"
+            "it is the provider's failure: try again in a while"
         }
         ErrorClass::Balance => "top the account up in the provider's panel",
         ErrorClass::Account
@@ -555,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_must_be_approved_to_the_letter() {
+    fn a_sender_must_be_approved_exactly() {
         let approved = ["Brand".to_owned()];
         for (sender, level, says) in [
             ("Brand", Level::Ok, "approved"),

@@ -59,7 +59,7 @@ pub(in crate::cli) fn pause(pause: &PauseRow) -> String {
             }
         }
         (None, Some(_)) => {
-            "A worker asks the provider now and then whether the trouble is over, and then ends it"
+            "A worker asks the provider now and then whether the failure is over, and then ends it"
                 .to_owned()
         }
         (None, None) => "It ends only by hand".to_owned(),
@@ -126,7 +126,7 @@ pub(super) fn attempt(attempt: &AttemptRow) -> String {
         said.push("came after the claim was lost".to_owned());
     }
     if !attempt.counted {
-        said.push("attempt given back".to_owned());
+        said.push("attempt released".to_owned());
     }
     let mut line = said.join(", ");
     if let Some(message) = &attempt.error_message {
@@ -167,19 +167,19 @@ fn queued(job: &JobRow, pauses: &[PauseRow], now: DateTime<Utc>) -> Vec<String> 
     let due = text::ms_until(job.due_at.as_deref(), now);
     match due {
         Some(ms) if ms > 0 && job.attempt > 0 => said.push(format!(
-            "Attempt {} of {} met trouble; it is tried again {}.",
+            "Attempt {} of {} failed; the retry is due {}.",
             job.attempt,
             job.max_attempts,
             from_now(ms)
         )),
         Some(ms) if ms > 0 => {
             said.push(format!(
-                "It is due {}; then a worker takes it.",
+                "It is due {}; then a worker claims it.",
                 from_now(ms)
             ));
         }
         Some(ms) if pauses.is_empty() => said.push(format!(
-            "It has been due for {}: the next worker with a free hand takes it. If it stays like this, is a worker running? \
+            "It has been due for {}: the next worker with a free permit claims it. If it stays like this, is a worker running? \
              `sms-outbox doctor` looks.",
             span(ms)
         )),
@@ -200,7 +200,7 @@ fn queued(job: &JobRow, pauses: &[PauseRow], now: DateTime<Utc>) -> Vec<String> 
         Some(_) => said.push("expires_at has come: it is not sent any more.".to_owned()),
         None => {}
     }
-    said.push(format!("`sms-outbox cancel {}` takes it out.", job.id));
+    said.push(format!("`sms-outbox cancel {}` cancels it.", job.id));
     said
 }
 
@@ -208,8 +208,8 @@ fn sending(job: &JobRow, now: DateTime<Utc>) -> Vec<String> {
     let worker = job.worker.as_deref().unwrap_or("a worker");
     match text::ms_until(job.lease_until.as_deref(), now) {
         Some(ms) if ms <= 0 => vec![format!(
-            "{worker} claimed it and never reported back; its lease ran out {}. The next worker that looks takes it over as \
-             \"may have been sent\". If it stays like this, no worker is running: `sms-outbox doctor` looks.",
+            "{worker} claimed it, and its lease ran out {}. The next worker that looks recovers it as \"may have been \
+             sent\". If it stays like this, no worker is running: `sms-outbox doctor` looks.",
             from_now(ms)
         )],
         Some(_) | None => vec![format!(
@@ -224,18 +224,18 @@ fn sent(job: &JobRow) -> Vec<String> {
     match (job.duplicate, &job.order_id, job.duplicate_of) {
         (false, Some(order), _) => said.push(format!("The provider accepted it as order {order}.")),
         (false, None, _) => said.push(
-            "The provider accepted it without naming an order; the number is sought in its reports.".to_owned(),
+            "The provider accepted it without naming an order; reconciliation looks for the number in its reports.".to_owned(),
         ),
-        (true, _, Some(twin)) => said.push(format!(
+        (true, _, Some(original)) => said.push(format!(
             "The provider refused it as a duplicate (451) of a message with the same sender, numbers and text a short while \
-             before: job {twin}. The recipient got that one."
+             before: job {original}. The recipient got that one."
         )),
         (true, Some(order), None) => said.push(format!(
             "The provider said that it had accepted the same a short while before (451), as order {order}."
         )),
         (true, None, None) => said.push(
             "The provider said that it had accepted the same a short while before (451): an earlier request of this job, or \
-             a message that did not come from here. The order is sought in its reports."
+             a message that did not come from here. Reconciliation looks for the order in its reports."
                 .to_owned(),
         ),
     }
@@ -288,7 +288,7 @@ const fn remedy(class: ErrorClass) -> &'static str {
             "Check the account in the provider's panel, and ILETIMERKEZI_BASE_URL."
         }
         ErrorClass::Sender => {
-            "The sender is the trouble: a row keeps its sender, so enqueue the message anew under an approved one, or retry \
+            "The sender is the cause: a row keeps its sender, so enqueue the message anew under an approved one, or retry \
              when it has been approved."
         }
         ErrorClass::Recipients => {
@@ -328,7 +328,7 @@ fn uncertain(job: &JobRow, now: DateTime<Utc>) -> Vec<String> {
     };
     vec![
         "A request of it may have been accepted, its answer was never learnt, and by now a repeat could arrive as a second \
-         message. So nothing is done until the provider's reports settle it, or a person does."
+         message. So nothing is done until reconciliation with the provider's reports or a person resolves it."
             .to_owned(),
         "Look for it in the provider's panel or reports (sender, number, time of the attempts below), and then:".to_owned(),
         format!("  sms-outbox resolve {id} --sent ORDER     it arrived (ORDER may be left out)"),

@@ -1,15 +1,15 @@
--- The account's next bulk order, unless one is under way anywhere. Bulk orders follow the provider's other limit (50,000
+-- The account's next bulk order, unless one is in flight anywhere. Bulk orders follow the provider's other limit (50,000
 -- numbers in a request, one request after the other), so they reserve no slots and wait for no single message.
 , next AS MATERIALIZED (
-    -- Chosen without a lock: stepping over a locked row would let the second part of a list overtake the first, which
-    -- another worker is just claiming.
+    -- Chosen without a lock: SKIP LOCKED would let the second part of a list overtake the first, which another worker is
+    -- just claiming.
     SELECT found.id
     FROM (
-        -- A doubt can be settled only while the provider's guard stands: behind other orders it would come too late.
+        -- An indeterminate job can be repeated only while the provider's guard stands: behind other orders it would be too late.
         (SELECT id
          FROM sms_outbox.jobs
          WHERE account = $1
-           AND status = 'queued' AND bulk AND parked IS NULL AND ambiguous_since IS NOT NULL
+           AND status = 'queued' AND bulk AND held IS NULL AND ambiguous_since IS NOT NULL
            AND due_at <= now()
            AND (expires_at IS NULL OR expires_at > now())
            AND NOT ARRAY[sender] <@ (SELECT senders FROM paused)
@@ -23,7 +23,7 @@
             SELECT id
             FROM sms_outbox.jobs
             WHERE account = $1
-              AND status = 'queued' AND bulk AND parked IS NULL
+              AND status = 'queued' AND bulk AND held IS NULL
               AND priority = probe.priority
               AND due_at <= now()
               AND (expires_at IS NULL OR expires_at > now())

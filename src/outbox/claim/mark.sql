@@ -3,14 +3,14 @@
 UPDATE sms_outbox.jobs AS job
 SET status = 'sending', attempt = job.attempt + 1, token = job.token + 1,
     worker = $3, claimed_at = now(), lease_until = now() + $2 * interval '1 millisecond'
--- By their place in the table, which cannot change while they are locked. One that somebody has just changed may be locked
--- and not found, because its place is newer than this statement: it stays queued, for the next claim.
+-- By ctid, which cannot change while the rows are locked. A row that somebody has just changed may be locked and not found,
+-- because its ctid is newer than this statement: it stays queued, for the next claim.
 WHERE job.ctid = ANY (ARRAY(SELECT tid FROM granted))
 RETURNING job.id, job.token, job.sender,
           -- Counted from 1, whatever bounds the producer's array has: drivers refuse to read others.
           job.recipients[:] AS recipients,
           job.body, job.iys, job.iys_list, job.attempt, job.max_attempts, job.traceparent, job.bulk, job.priority, job.due_at,
           extract(epoch FROM job.provider_send_at)::bigint AS provider_send_at_s,
-          (extract(epoch FROM now() - job.ambiguous_since) * 1000)::bigint AS doubt_age_ms,
+          (extract(epoch FROM now() - job.ambiguous_since) * 1000)::bigint AS indeterminate_age_ms,
           (extract(epoch FROM job.expires_at - now()) * 1000)::bigint AS expires_in_ms,
           coalesce((SELECT us FROM waits)[array_position((SELECT ids FROM waits), job.id)], 0) AS wait_us

@@ -8,7 +8,7 @@
             SELECT ctid AS tid, id, cardinality(recipients) AS weight, true AS urgent
             FROM sms_outbox.jobs
             WHERE account = $1
-              AND status = 'queued' AND NOT bulk AND parked IS NULL
+              AND status = 'queued' AND NOT bulk AND held IS NULL
               AND priority = 0
               AND due_at <= now()
               AND (due_at, id) >= (coalesce(($8::timestamptz[])[1], '-infinity'), ($9::uuid[])[1])
@@ -22,12 +22,12 @@
             FOR NO KEY UPDATE SKIP LOCKED
         ) AS urgent
         UNION ALL
-        -- A doubt can be settled only while the provider's guard stands: behind a long queue it would come too late.
+        -- An indeterminate job can be repeated only while the provider's guard stands: behind a long queue it would be too late.
         SELECT * FROM (
             SELECT ctid, id, cardinality(recipients), false
             FROM sms_outbox.jobs
             WHERE account = $1
-              AND status = 'queued' AND NOT bulk AND parked IS NULL
+              AND status = 'queued' AND NOT bulk AND held IS NULL
               AND priority > 0 AND ambiguous_since IS NOT NULL
               AND due_at <= now()
               AND (expires_at IS NULL OR expires_at > now())
@@ -50,7 +50,7 @@
             SELECT ctid, id, cardinality(recipients), false
             FROM sms_outbox.jobs
             WHERE account = $1
-              AND status = 'queued' AND NOT bulk AND parked IS NULL
+              AND status = 'queued' AND NOT bulk AND held IS NULL
               AND priority = probe.priority AND ambiguous_since IS NULL
               AND due_at <= now() AND (due_at, id) >= (probe.due_at, probe.id)
               AND (expires_at IS NULL OR expires_at > now())

@@ -1,5 +1,5 @@
 /* Loaded into a program before the C library: its wall clock is as many seconds ahead as the file says that
-   SMS_OUTBOX_TEST_CLOCK names. Every other clock is left alone, above all the one that nobody can set. */
+   SMS_OUTBOX_TEST_CLOCK names. Every other clock is not changed, above all the one that nobody can set. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>

@@ -1,4 +1,4 @@
-//! A wall clock that can be set, for one program alone.
+//! A wall clock that can be set, for one program only.
 
 use std::os::unix::fs::FileExt;
 use std::process::Command;

@@ -225,7 +225,7 @@ impl TestServer {
     }
 }
 
-/// A copy of a database is not the one that the queue was noted in, and nothing would be sent from it: the first worker of each
+/// A copy of a database is not the pinned one, and nothing would be sent from it: the first worker of each
 /// test notes its own.
 /// Puts the schema into an empty database, and holds workers to their promises there.
 pub async fn migrate(url: &str) {
@@ -247,8 +247,8 @@ async fn forget_the_installation(url: &str) {
         .expect("a database that was just filled");
     let forgotten = sqlx::raw_sql(
         "DO $$ BEGIN
-             IF to_regclass('sms_outbox.installation') IS NOT NULL THEN
-                 DELETE FROM sms_outbox.installation;
+             IF to_regclass('sms_outbox.database_identity') IS NOT NULL THEN
+                 DELETE FROM sms_outbox.database_identity;
              END IF;
          END $$",
     )

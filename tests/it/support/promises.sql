@@ -10,9 +10,9 @@ ALTER TABLE sms_outbox.jobs
     ADD CONSTRAINT jobs_sent_at_exactly_when_sent CHECK ((sent_at IS NOT NULL) = (status = 'sent')),
     ADD CONSTRAINT jobs_leased_exactly_when_sending CHECK ((lease_until IS NOT NULL) = (status = 'sending')),
     ADD CONSTRAINT jobs_failed_has_a_class CHECK (status <> 'failed' OR error_class IS NOT NULL),
-    ADD CONSTRAINT jobs_uncertain_has_a_doubt CHECK (status <> 'uncertain' OR ambiguous_since IS NOT NULL),
+    ADD CONSTRAINT jobs_uncertain_is_indeterminate CHECK (status <> 'uncertain' OR ambiguous_since IS NOT NULL),
     ADD CONSTRAINT jobs_order_id_only_when_sent CHECK (order_id IS NULL OR status = 'sent'),
     ADD CONSTRAINT jobs_duplicate_only_when_sent CHECK (status = 'sent' OR NOT duplicate),
     ADD CONSTRAINT jobs_duplicate_of_only_for_a_duplicate CHECK (duplicate OR duplicate_of IS NULL),
     ADD CONSTRAINT jobs_attempt_not_negative CHECK (attempt >= 0),
-    ADD CONSTRAINT jobs_parked_known CHECK (parked IN ('sender', 'iys'));
+    ADD CONSTRAINT jobs_held_known CHECK (held IN ('sender', 'iys'));

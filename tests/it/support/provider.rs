@@ -85,7 +85,7 @@ pub enum Reply {
         headers: String,
         body: Vec<u8>,
     },
-    /// An answer whose body ends before its `Content-Length` does.
+    /// An answer whose body ends before its `ContentKey-Length` does.
     Cut { http: u16, body: Vec<u8> },
     /// These bytes, and the end.
     Bytes(Vec<u8>),
@@ -196,10 +196,10 @@ pub struct FakeProvider {
 impl FakeProvider {
     /// Takes every order, and answers questions about balance and senders (`BRAND` is approved).
     pub fn start() -> Self {
-        Self::scripted(in_order)
+        Self::scripted(healthy)
     }
 
-    /// Answers as `script` says. [`in_order`] is what a provider without a fault would say.
+    /// Answers as `script` says. [`healthy`] is what a provider without a fault would say.
     pub fn scripted(script: impl FnMut(&Request) -> Reply + Send + 'static) -> Self {
         Self::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), script)
     }
@@ -418,7 +418,7 @@ impl Door {
 }
 
 /// What a provider without a fault says: order 312000001 for the first one, and so on.
-pub fn in_order(request: &Request) -> Reply {
+pub fn healthy(request: &Request) -> Reply {
     match request.path.as_str() {
         SEND => Reply::accepted(order_id(request.n)),
         BALANCE => Reply::json(
@@ -454,7 +454,7 @@ impl Guard {
     }
 }
 
-/// The order that [`in_order`] gives to the nth request.
+/// The order that [`healthy`] gives to the nth request.
 pub fn order_id(n: usize) -> String {
     (312_000_000 + n).to_string()
 }

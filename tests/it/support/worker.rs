@@ -99,18 +99,18 @@ impl Worker {
         Self { running, stops }
     }
 
-    /// Tells it to stop in order.
+    /// Tells it to stop gracefully.
     pub fn tell_to_stop(&self) {
         self.stops.gently.cancel();
     }
 
-    /// Stops it in order.
+    /// Stops it gracefully.
     pub async fn stop(self) -> Ended {
         self.tell_to_stop();
         self.ended().await.expect("it had started")
     }
 
-    /// Ends it the way a killed process ends: nothing is recorded, nothing is given back.
+    /// Ends it the way a killed process ends: nothing is recorded, nothing is released.
     pub async fn stop_at_once(self) -> Ended {
         self.stops.gently.cancel();
         self.stops.at_once.cancel();
@@ -256,7 +256,7 @@ impl Process {
         }
     }
 
-    /// Stops it in order, and insists that it does.
+    /// Stops it gracefully, and insists that it does.
     pub async fn stop(mut self) -> Vec<String> {
         self.signal(Signal::SIGTERM);
         let status = self.ended().await;

@@ -1,0 +1,163 @@
+//! What can go wrong between this program and PostgreSQL, and what follows: the only reader of SQLSTATEs.
+
+use std::time::Duration;
+
+use super::Change;
+
+/// Why a call to the database failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// No answer in time: an overloaded, frozen or unreachable server.
+    #[error("the database did not answer within {deadline:?} while {doing}")]
+    Deadline {
+        /// What was being done.
+        doing: &'static str,
+        /// How long it was given.
+        deadline: Duration,
+    },
+    /// The connection could not be made, or broke.
+    #[error("the database could not be reached while {doing}")]
+    Unreachable {
+        /// What was being done.
+        doing: &'static str,
+        /// What the driver says.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database answered with an error.
+    #[error("the database refused while {doing}")]
+    Refused {
+        /// What was being done.
+        doing: &'static str,
+        /// What it said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// This is not the pinned database: see `identity`.
+    #[error(
+        "nothing is sent from this database until `sms-outbox resume --after-restore` confirms it, because {0}"
+    )]
+    AnotherDatabase(Change),
+    /// Nothing can be written here, and its identity is not known before its promotion.
+    #[error("the server is a standby")]
+    Standby,
+    /// A value in a row is none of those that this version knows.
+    #[error("{table}.{column} of {id} cannot be understood: {problem}")]
+    Unreadable {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// The row.
+        id: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl OutboxError {
+    /// Whether the same call may well succeed a little later, without anyone doing anything.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Deadline { .. } | Self::Unreachable { .. } | Self::Standby
+        )
+    }
+
+    /// Whether the data that was written is the cause, so that the same call can never succeed. Everything else (a full disk,
+    /// a missing privilege, a server that restarts) may be put right while the caller waits.
+    #[must_use]
+    pub fn blames_the_row(&self) -> bool {
+        match self {
+            Self::Deadline { .. }
+            | Self::Unreachable { .. }
+            | Self::AnotherDatabase(_)
+            | Self::Standby => false,
+            Self::Unreadable { .. } => true,
+            Self::Refused { source, .. } => match source {
+                sqlx::Error::Database(error) => {
+                    error.code().is_some_and(|code| is_about_a_row(&code))
+                }
+                sqlx::Error::Encode(_)
+                | sqlx::Error::Decode(_)
+                | sqlx::Error::ColumnDecode { .. } => true,
+                _ => false,
+            },
+        }
+    }
+
+    pub(super) fn from_sqlx(doing: &'static str, source: sqlx::Error) -> Self {
+        let lost = match &source {
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+                // Connection failure, shutdown and start-up, too many connections, serialisation and deadlock, lock and
+                // statement timeouts, and a server that has just become a read-only standby.
+                code.starts_with("08")
+                    || code.starts_with("57P")
+                    || matches!(
+                        code.as_ref(),
+                        "53300" | "40001" | "40P01" | "55P03" | "57014" | "25006"
+                    )
+            }),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            _ => false,
+        };
+        if lost {
+            Self::Unreachable { doing, source }
+        } else {
+            Self::Refused { doing, source }
+        }
+    }
+}
+
+/// Data exceptions, broken constraints, and what somebody's trigger raises about a row.
+fn is_about_a_row(code: &str) -> bool {
+    ["22", "23", "P0"]
+        .iter()
+        .any(|class| code.starts_with(class))
+}
+
+/// An error and everything that caused it, in one line.
+///
+/// Where the database complains about a row, its own words are left out: they may quote what the row holds (a trigger of the
+/// application's, a value that does not fit), and a row holds numbers and texts. The code and the constraint are enough to
+/// find it.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = own_words(error);
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = own_words(error);
+        // Some drivers repeat their cause in their own words.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = if without_the_row(error).is_some() {
+            None
+        } else {
+            error.source()
+        };
+    }
+    text
+}
+
+fn own_words(error: &(dyn std::error::Error + 'static)) -> String {
+    without_the_row(error).unwrap_or_else(|| error.to_string())
+}
+
+fn without_the_row(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let Some(sqlx::Error::Database(error)) = error.downcast_ref::<sqlx::Error>() else {
+        return None;
+    };
+    let code = error.code().filter(|code| is_about_a_row(code))?;
+    let constraint = error
+        .constraint()
+        .map(|name| format!(", constraint {name}"))
+        .unwrap_or_default();
+    Some(format!("the row was refused (SQLSTATE {code}{constraint})"))
+}

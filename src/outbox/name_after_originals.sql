@@ -1,0 +1,8 @@
+-- Duplicates whose original's order has become known since.
+--   $1 account
+UPDATE sms_outbox.jobs AS job
+SET order_id = original.order_id
+FROM sms_outbox.jobs AS original
+WHERE job.account = $1 AND job.status = 'sent' AND job.order_id IS NULL AND job.sent_at > now() - interval '9 days'
+  AND job.duplicate_of IS NOT NULL AND original.id = job.duplicate_of AND original.order_id IS NOT NULL
+RETURNING job.id, job.duplicate_of

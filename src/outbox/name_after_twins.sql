@@ -1,8 +1,0 @@
--- Duplicates whose twin's order has become known since.
---   $1 account
-UPDATE sms_outbox.jobs AS job
-SET order_id = twin.order_id
-FROM sms_outbox.jobs AS twin
-WHERE job.account = $1 AND job.status = 'sent' AND job.order_id IS NULL AND job.sent_at > now() - interval '9 days'
-  AND job.duplicate_of IS NOT NULL AND twin.id = job.duplicate_of AND twin.order_id IS NOT NULL
-RETURNING job.id, job.duplicate_of
