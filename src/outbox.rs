@@ -4,6 +4,7 @@
 //! call can wait for ever on a server that has gone silent. `claim` and `record` are what workers live on; `inspect` and
 //! `operate` answer and obey people. What producers use is in `producer`.
 
+mod advice;
 mod claim;
 mod connect;
 mod enqueue;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
+pub use advice::{ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, CONFIRM, advice, advice_on};
 pub use claim::{CLAIM_BULK, CLAIM_SINGLES, Claim, Cursor, Cursors, Slots};
 pub use connect::ConnectOptions;
 use connect::STEADY_PLANS;

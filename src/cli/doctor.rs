@@ -13,15 +13,12 @@ use clap::Args;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::{
-    database::{ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, advice, schema_failure},
-    inspect::explain,
-    text,
-};
+use super::{database::schema_failure, inspect::explain, text};
 use crate::{
     config::{AccountSecrets, WorkerArgs, connections, shared_keys},
     outbox::{
-        ConnectOptions, Outbox, OutboxError, PgBouncer, Pooling, SchemaState, SenderInUse, chain,
+        ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, ConnectOptions, Outbox, OutboxError, PgBouncer, Pooling,
+        SchemaState, SenderInUse, advice, chain,
     },
     provider::{Balance, Credentials, ProbeError, Provider, ProviderConfig},
 };

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    database::{CONFIRM, explained, open},
+    database::{explained, open},
     text::{self, Reveal, count, span},
 };
 use crate::{
     config::{DatabaseArgs, duration},
     lifecycle::{ErrorClass, Status},
     message::{Coding, ForeignNumbers, Parts, Recipient, estimate},
-    outbox::{AttemptRow, Filter, JobRow, PauseRow, QueueStat, Reconciliation},
+    outbox::{AttemptRow, CONFIRM, Filter, JobRow, PauseRow, QueueStat, Reconciliation},
 };
 
 /// Of a listed job's numbers, as many are read at most. A bulk order has up to 50,000.

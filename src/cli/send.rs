@@ -16,7 +16,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    database::{advice_on, explained, open},
+    database::{explained, open},
     inspect::{coding, parts_said},
     text::{self, Reveal, count},
 };
@@ -26,7 +26,7 @@ use crate::{
     message::{
         Bulk, ForeignNumbers, Iys, IysList, MAX_RECIPIENTS, MessageError, NewMessage, Priority,
     },
-    outbox::{Filter, Outbox, chain},
+    outbox::{Filter, Outbox, advice_on, chain},
     producer::{EnqueueError, Enqueued},
 };
 use draft::Draft;

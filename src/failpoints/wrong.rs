@@ -2,10 +2,7 @@
 
 use std::{any::Any, collections::HashMap, panic::resume_unwind, sync::OnceLock, time::Duration};
 
-use crate::{
-    lifecycle::{Policy, Verdict},
-    outbox::CLAIM_SINGLES,
-};
+use crate::lifecycle::{Policy, Verdict};
 
 /// A way to be wrong that somebody has chosen before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +69,11 @@ impl Variant {
 
     /// What it says differently: statement, words, other words.
     const fn rewrites(self) -> &'static [(&'static str, &'static str, &'static str)] {
+        const CLAIM_SINGLES: &str = concat!(
+            include_str!("../outbox/claim/paused.sql"),
+            include_str!("../outbox/claim/singles.sql"),
+            include_str!("../outbox/claim/mark.sql")
+        );
         const ABANDONED: &str = include_str!("../outbox/abandoned.sql");
         const EXPIRE: &str = include_str!("../outbox/expire.sql");
         const RECORD_SENT: &str = include_str!("../outbox/record_sent.sql");

@@ -56,6 +56,16 @@ pub enum OutboxError {
 }
 
 impl OutboxError {
+    /// Whether the address cannot be read: that is for the configuration to put right.
+    #[must_use]
+    pub fn is_misconfigured(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { source, .. } | Self::Refused { source, .. }
+                if matches!(source, sqlx::Error::Configuration(_))
+        )
+    }
+
     /// Whether the same call may well succeed a little later, without anyone doing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {

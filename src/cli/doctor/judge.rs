@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use super::{Account, Finding, explain};
 use crate::{
-    cli::database::CONFIRM,
     cli::text::{count, listed, span},
     config::WorkerArgs,
     lifecycle::ErrorClass,
     message::Sender,
     outbox::{
-        DatabaseIdentity, Missing, PauseRow, PgBouncer, Pooling, Promotions, QueueFacts,
+        CONFIRM, DatabaseIdentity, Missing, PauseRow, PgBouncer, Pooling, Promotions, QueueFacts,
         SenderInUse, ServerFacts,
     },
     provider::ProbeError,
