@@ -95,10 +95,12 @@ CREATE TABLE sms_outbox.jobs (
     -- Of all rows, not only of those that have a key: producers write ON CONFLICT (account, idempotency_key).
     CONSTRAINT jobs_idempotency_key_unique_per_account UNIQUE (account, idempotency_key)
 ) WITH (
-    -- Room on the row's own page for most of its two updates. Measured on 200,000 jobs with 79 characters and a key, in waves
-    -- of 20,000: bytes on disk of a finished job, with its indexes, and bytes of log to claim and record it after a checkpoint:
-    --   50: 828, 1,317    55: 794, 1,446    60: 748, 1,455    65: 706, 1,537    (columns and indexes as once: 50: 855, 1,379)
-    fillfactor = 60,
+    -- Room on the row's own page for most of its two updates. Bytes on disk of a finished job with its indexes, and bytes of log to
+    -- claim and record it after a checkpoint, in waves of 20,000:
+    --   30 characters, no key    50: 692, 1,098    55: 671, 1,120    60: 655, 1,210    65: 634, 1,239
+    --   79 characters, a key     50: 828, 1,317    55: 794, 1,446    60: 748, 1,455    65: 706, 1,537
+    -- (All columns by width, thirteen indexes, 50: 721, 1,179 and 855, 1,379.)
+    fillfactor = 55,
     -- Every job is updated twice at least, and finished rows pile up: vacuum by count, not by share of a growing table.
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 5000,
@@ -349,7 +351,7 @@ COMMENT ON COLUMN sms_outbox.attempt_log.observer IS
     'Who says so: the worker that made the request, the rescue of an abandoned claim, an operator, or reconciliation.';
 COMMENT ON COLUMN sms_outbox.attempt_log.attempt IS 'Number of the attempt, from 1.';
 COMMENT ON COLUMN sms_outbox.attempt_log.counted IS
-    'Whether it was spent. False when the account was the cause of the failure and the attempt was given back.';
+    'Whether it was spent. False when the account was the cause of the failure and the attempt was released.';
 COMMENT ON COLUMN sms_outbox.attempt_log.worker IS 'The worker that made the request.';
 COMMENT ON COLUMN sms_outbox.attempt_log.started_at IS
     'When the job was claimed for it; for what reconciliation found, when it was found.';

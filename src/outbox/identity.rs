@@ -9,7 +9,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use chrono::{DateTime, Utc};
@@ -184,7 +184,17 @@ impl DatabaseIdentity {
 
 /// What was seen last, shared by all who use the outbox.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Watch(Arc<Mutex<Seen>>);
+pub(super) struct Watch(Arc<Mutex<Latest>>);
+
+/// Comparisons run side by side, and a slow one must not hide what a later one has found.
+#[derive(Debug, Default)]
+struct Latest {
+    /// How many comparisons have begun.
+    begun: u64,
+    /// Which of them `seen` comes from.
+    of: u64,
+    seen: Seen,
+}
 
 #[derive(Clone, Debug, Default)]
 enum Seen {
@@ -201,28 +211,46 @@ impl Watch {
         &self,
         connection: &mut PgConnection,
     ) -> Result<DatabaseIdentity, sqlx::Error> {
+        let number = {
+            let mut latest = self.latest();
+            latest.begun += 1;
+            latest.begun
+        };
         // In one message without a statement that would stay behind: poolers like it, and so does the round trip.
         let looked = sqlx::raw_sql(include_str!("identity.sql"))
             .fetch_one(connection)
             .await
             .and_then(|row| DatabaseIdentity::from_row(&row));
-        let seen = match &looked {
-            Ok(found) => match found.change() {
-                Some(change) => Seen::Changed(change),
-                None if found.standby => Seen::Standby,
-                None => Seen::AsPinned,
-            },
-            Err(_) => Seen::Nothing,
-        };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        let seen = looked.as_ref().map_or(Seen::Nothing, Seen::of);
+        self.latest().note(number, seen);
         looked
     }
 
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn seen(&self) -> Seen {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.latest().seen.clone()
+    }
+}
+
+impl Latest {
+    fn note(&mut self, number: u64, seen: Seen) {
+        if number > self.of {
+            self.of = number;
+            self.seen = seen;
+        }
+    }
+}
+
+impl Seen {
+    fn of(found: &DatabaseIdentity) -> Self {
+        match found.change() {
+            Some(change) => Self::Changed(change),
+            None if found.standby => Self::Standby,
+            None => Self::AsPinned,
+        }
     }
 }
 
@@ -249,8 +277,8 @@ impl Outbox {
             // A connection of our own was asked when it was made, and leads to one server for as long as it lasts. (A standby
             // keeps its connections when it is promoted.)
             if self.ways.is_shared() || matches!(seen, Seen::Nothing | Seen::Standby) {
-                self.watch.look(connection).await?;
-                seen = self.watch.seen();
+                // This connection's own answer: behind a pooler the next one may lead elsewhere.
+                seen = Seen::of(&self.watch.look(connection).await?);
             }
             match seen {
                 Seen::Changed(change) => Ok(Err(OutboxError::AnotherDatabase(change))),
@@ -382,6 +410,16 @@ mod tests {
             jobs_oid: present.3,
             standby: false,
         }
+    }
+
+    #[test]
+    fn a_slow_comparison_hides_nothing_that_a_later_one_has_found() {
+        let watch = Watch::default();
+        watch.latest().note(2, Seen::Changed(Change::Tables));
+        watch.latest().note(1, Seen::AsPinned);
+        assert!(matches!(watch.seen(), Seen::Changed(Change::Tables)));
+        watch.latest().note(3, Seen::AsPinned);
+        assert!(matches!(watch.seen(), Seen::AsPinned));
     }
 
     #[test]

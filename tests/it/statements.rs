@@ -301,6 +301,13 @@ async fn a_workers_session_claims_by_index_whatever_the_statistics_say() {
                 "jobs_due",
                 10 * 40 + 60,
             ),
+            // With a limit the rows are read once more, by their place in the table.
+            (
+                "claim_singles",
+                "'default', 60000, 'w', 10, 100, 102, 6, NULL, NULL",
+                "jobs_due",
+                10 * 40 + 80,
+            ),
             ("claim_bulk", "'default', 60000, 'w'", "jobs_due", 40),
             ("abandoned", "500, NULL", "jobs_lease", 20),
         ] {

@@ -2,10 +2,10 @@
 --   $4 at most   $5 recipients per second (0: no limit)   $6 window   $7 horizon
 --   $8, $9 cursors: moment and id for priorities 0 to 3; a null moment: from the beginning
 , due AS MATERIALIZED (
-    SELECT row_number() OVER ()::integer AS place, found.*
+    SELECT found.*
     FROM (
         SELECT * FROM (
-            SELECT ctid AS tid, id, cardinality(recipients) AS weight, true AS urgent
+            SELECT ctid AS tid, true AS urgent
             FROM sms_outbox.jobs
             WHERE account = $1
               AND status = 'queued' AND NOT bulk AND held IS NULL
@@ -24,7 +24,7 @@
         UNION ALL
         -- An indeterminate job can be repeated only while the provider's guard stands: behind a long queue it would be too late.
         SELECT * FROM (
-            SELECT ctid, id, cardinality(recipients), false
+            SELECT ctid, false
             FROM sms_outbox.jobs
             WHERE account = $1
               AND status = 'queued' AND NOT bulk AND held IS NULL
@@ -47,7 +47,7 @@
             FROM generate_series(1, 3) AS priority
         ) AS probe
         CROSS JOIN LATERAL (
-            SELECT ctid, id, cardinality(recipients), false
+            SELECT ctid, false
             FROM sms_outbox.jobs
             WHERE account = $1
               AND status = 'queued' AND NOT bulk AND held IS NULL
@@ -63,18 +63,21 @@
     ) AS found
     WHERE NOT (SELECT account FROM paused)
     LIMIT $4
-), slot AS MATERIALIZED (
-    SELECT place, wait_us
+), placed AS (
+    SELECT due.place, due.tid, due.urgent, job.id, cardinality(job.recipients) AS weight
+    FROM (SELECT row_number() OVER ()::integer AS place, * FROM due) AS due
+    CROSS JOIN LATERAL (SELECT id, recipients FROM sms_outbox.jobs WHERE ctid = due.tid) AS job
+), granted AS MATERIALIZED (
+    SELECT tid, NULL::uuid AS id, NULL::integer AS wait_us FROM due WHERE $5 <= 0
+    UNION ALL
+    SELECT placed.tid, placed.id, slot.wait_us
     FROM sms_outbox.reserve_slots(
         $1, $5, $6, $7,
-        (SELECT array_agg(weight ORDER BY place) FROM due),
-        (SELECT array_agg(urgent ORDER BY place) FROM due))
+        (SELECT array_agg(weight ORDER BY place) FROM placed),
+        (SELECT array_agg(urgent ORDER BY place) FROM placed)) AS slot
+    JOIN placed USING (place)
     -- Without a limit, or with nothing to send, the function is not even called.
     WHERE $5 > 0 AND EXISTS (SELECT FROM due)
-), granted AS MATERIALIZED (
-    SELECT due.tid, due.id, slot.wait_us
-    FROM due LEFT JOIN slot USING (place)
-    WHERE $5 <= 0 OR slot.place IS NOT NULL
 ), waits AS MATERIALIZED (
-    SELECT array_agg(id) AS ids, array_agg(wait_us) AS us FROM granted WHERE wait_us IS NOT NULL
+    SELECT array_agg(id) AS ids, array_agg(wait_us) AS us FROM granted WHERE $5 > 0
 )
