@@ -13,7 +13,7 @@ SELECT
     error_class, error_code, error_message, ambiguous_since, created_at, sent_at, finished_at, token, worker, claimed_at,
     lease_until, answer_http_status, answer_ms, twin_key
 FROM sms_outbox_old.jobs ORDER BY id;
--- Not parked: what a pause holds is put out of the claim's way again by the first worker.
+-- Not held: the first worker holds again what a pause holds back.
 
 INSERT INTO sms_outbox.attempt_log (
     job_id, token, observer, attempt, counted, worker, started_at, recorded_at, duration_ms, progress, http_status,

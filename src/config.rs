@@ -150,7 +150,7 @@ pub struct WorkerArgs {
     #[command(flatten)]
     pub provider: ProviderArgs,
 
-    /// Requests under way at most, shared evenly by the accounts
+    /// Concurrent requests at most, shared evenly by the accounts
     #[arg(
         long,
         env = "SMS_OUTBOX_CONCURRENCY",

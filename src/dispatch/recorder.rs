@@ -264,13 +264,13 @@ fn report(account: &str, record: &Record, recorded: &Recorded) {
     let job = record.job;
     let attempt = record.attempt;
     let duration_ms = record.evidence.as_ref().map(|seen| in_ms(seen.duration));
-    let (twin_order, duplicate_of) = match recorded {
+    let (original_order, duplicate_of) = match recorded {
         Recorded::Settled {
             order_id,
             duplicate_of,
         } => (
             order_id.as_deref(),
-            duplicate_of.map(|twin| twin.to_string()),
+            duplicate_of.map(|original| original.to_string()),
         ),
         Recorded::Late { was } => {
             tracing::warn!(
@@ -302,7 +302,7 @@ fn report(account: &str, record: &Record, recorded: &Recorded) {
         Outcome::Sent {
             duplicate: true, ..
         } => tracing::info!(
-            job.id = %job, attempt, duration_ms, account, order_id = twin_order, duplicate_of,
+            job.id = %job, attempt, duration_ms, account, order_id = original_order, duplicate_of,
             "sent: the provider had taken this content already"
         ),
         Outcome::Failed(failure) => tracing::warn!(

@@ -123,7 +123,11 @@ impl Variant {
             )],
             Self::NoRescue => &[(ABANDONED, "lease_until <= now()", "false")],
             Self::NoLimit => &[
-                (CLAIM_SINGLES, "WHERE $5 <= 0 OR", "WHERE $5 IS NOT NULL OR"),
+                (
+                    CLAIM_SINGLES,
+                    "FROM due WHERE $5 <= 0",
+                    "FROM due WHERE $5 IS NOT NULL",
+                ),
                 (CLAIM_SINGLES, "WHERE $5 > 0 AND", "WHERE $5 < 0 AND"),
             ],
             Self::NoExpiry => &[

@@ -10,10 +10,10 @@ WITH durable AS MATERIALIZED (
         order_id text, duplicate boolean, rejected text[], content bigint,
         error_class text, error_code integer, error_message text,
         observer text, progress text, http_status smallint, provider_code integer, ms integer)
-), twin AS MATERIALIZED (
+), original AS MATERIALIZED (
     -- Whose message made the provider say 451? One of ours with the same numbers and text, accepted or indeterminate, a short
     -- while ago: the older documentation's ten minutes, and as many more as the five-minute numbers take to cover them.
-    SELECT answer.id, found.id AS twin_id, found.order_id
+    SELECT answer.id, found.id AS original_id, found.order_id
     FROM answer
     JOIN sms_outbox.jobs AS self ON self.id = answer.id AND self.id = ANY (ARRAY(SELECT id FROM answer))
     CROSS JOIN LATERAL (
@@ -40,9 +40,9 @@ WITH durable AS MATERIALIZED (
         attempt = CASE WHEN answer.spent THEN job.attempt ELSE job.attempt - 1 END,
         due_at = CASE WHEN answer.status = 'queued' AND answer.delay_ms > 0
                       THEN now() + answer.delay_ms * interval '1 millisecond' ELSE job.due_at END,
-        order_id = coalesce(answer.order_id, (SELECT twin.order_id FROM twin WHERE twin.id = answer.id)),
+        order_id = coalesce(answer.order_id, (SELECT original.order_id FROM original WHERE original.id = answer.id)),
         duplicate = answer.duplicate,
-        duplicate_of = (SELECT twin.twin_id FROM twin WHERE twin.id = answer.id),
+        duplicate_of = (SELECT original.original_id FROM original WHERE original.id = answer.id),
         rejected_recipients = coalesce(answer.rejected, job.rejected_recipients),
         error_class = CASE WHEN answer.spent OR answer.error_class IS NOT NULL THEN answer.error_class ELSE job.error_class END,
         error_code = CASE WHEN answer.spent OR answer.error_class IS NOT NULL THEN answer.error_code ELSE job.error_code END,

@@ -1,7 +1,10 @@
 //! What the pages print is true: every statement runs on the schema as it is, every command line is one that the program
-//! takes, every link leads somewhere.
+//! takes, every link leads somewhere, every log line is one that a worker writes.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, raw_sql};
 
@@ -323,4 +326,172 @@ fn the_map_names_every_module() {
             );
         }
     }
+}
+
+const RUNBOOK: &str = "docs/operations.md";
+
+/// Whoever searches the runbook for a line of the log finds it, and at the level that it says.
+#[test]
+fn every_log_line_in_the_runbook_is_one_that_a_worker_writes() {
+    let errors = logged("error");
+    let warnings = logged("warn");
+    let (table, sentence) = lines_to_watch();
+    assert_eq!(not_logged(&table, &errors), [""; 0], "quoted as errors");
+    assert_eq!(
+        not_logged(&sentence, &warnings),
+        [""; 0],
+        "quoted as warnings"
+    );
+    assert!(
+        table.len() > 10 && sentence.len() > 5,
+        "{table:?} {sentence:?}"
+    );
+
+    let all = [errors, warnings, logged("info")].concat();
+    // What reads like a sentence; commands, settings and SQL do not.
+    let elsewhere: Vec<String> = quotes(&prose(RUNBOOK))
+        .into_iter()
+        .filter(|quote| {
+            let plain = |c: char| c.is_ascii_lowercase() || " ,:;'…".contains(c);
+            quote.split(' ').count() > 2 && quote.chars().all(plain)
+        })
+        .collect();
+    assert_eq!(not_logged(&elsewhere, &all), [""; 0], "quoted");
+    assert!(elsewhere.len() > 15, "{elsewhere:?}");
+}
+
+/// An error means that a person should look, so the runbook says where.
+#[test]
+fn every_error_that_a_worker_logs_is_in_the_runbook() {
+    let (table, _) = lines_to_watch();
+    for line in logged("error") {
+        assert!(
+            table.iter().any(|quote| is_of(quote, &line)),
+            "{RUNBOOK} has no line for {line:?}"
+        );
+    }
+}
+
+#[test]
+fn a_log_line_that_no_worker_writes_is_noticed() {
+    let said = messages(
+        "error",
+        r#"tracing::error!(job.id = %job, names = names.join(" "), "uncertain: it may \"be\" \
+               sent");
+           tracing::warn!("failed");"#,
+    );
+    assert_eq!(said, [r#"uncertain: it may "be" sent"#]);
+    let quotes = quotes("`Uncertain: …`, `uncertain`, `failed`, `uncertain: it\nmay …`");
+    assert_eq!(not_logged(&quotes, &said), ["uncertain", "failed"]);
+}
+
+/// What the section on logs quotes: its table, and the sentence behind it.
+fn lines_to_watch() -> (Vec<String>, Vec<String>) {
+    let text = prose(RUNBOOK);
+    let (_, section) = text
+        .split_once("In the logs, `error` means")
+        .expect("the section on logs");
+    let (section, _) = section.split_once("\n## ").expect("a heading behind it");
+    let (table, sentence) = section
+        .split_once("and `warn` is worth reading:")
+        .expect("the sentence on warnings");
+    let table: String = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+        .collect();
+    (quotes(&table), quotes(sentence))
+}
+
+/// A page without its fenced blocks.
+fn prose(page: &str) -> String {
+    let mut fenced = false;
+    read(page)
+        .lines()
+        .filter(|line| {
+            let fence = line.trim_start().starts_with("```");
+            fenced ^= fence;
+            !fenced && !fence
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// What stands in backticks.
+fn quotes(text: &str) -> Vec<String> {
+    let words = |quote: &str| quote.split_whitespace().collect::<Vec<_>>().join(" ");
+    text.split('`').skip(1).step_by(2).map(words).collect()
+}
+
+fn not_logged<'a>(quotes: &'a [String], logged: &[String]) -> Vec<&'a str> {
+    quotes
+        .iter()
+        .filter(|quote| !logged.iter().any(|line| is_of(quote, line)))
+        .map(String::as_str)
+        .collect()
+}
+
+/// With "…" at its end, a quote is the beginning of its line.
+fn is_of(quote: &str, line: &str) -> bool {
+    let (quote, line) = (quote.to_lowercase(), line.to_lowercase());
+    match quote.strip_suffix('…') {
+        Some(beginning) => line.starts_with(beginning.trim_end()),
+        None => line == quote,
+    }
+}
+
+/// What the program logs at this level, the sandbox and the private PostgreSQL left out: nobody runs these for real.
+fn logged(level: &str) -> Vec<String> {
+    let mut folders: Vec<PathBuf> = vec![root().join("src")];
+    let mut said = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_stem().and_then(|name| name.to_str());
+            if matches!(name, Some("sandbox" | "embedded")) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                said.extend(messages(level, &fs::read_to_string(path).expect("a text")));
+            }
+        }
+    }
+    assert!(!said.is_empty());
+    said
+}
+
+/// The messages of the calls `tracing::LEVEL!(…)`: the last string in each.
+fn messages(level: &str, source: &str) -> Vec<String> {
+    source
+        .split(&format!("tracing::{level}!("))
+        .skip(1)
+        .filter_map(|call| {
+            let (mut depth, mut last) = (1, None);
+            let mut chars = call.chars().peekable();
+            while depth > 0 {
+                match chars.next()? {
+                    '(' => depth += 1,
+                    ')' => depth -= 1,
+                    '"' => {
+                        let mut text = String::new();
+                        loop {
+                            match chars.next()? {
+                                '"' => break,
+                                // A line that goes on in the next one, or a quotation mark.
+                                '\\' => match chars.next()? {
+                                    '\n' => while chars.next_if(|c| c.is_whitespace()).is_some() {},
+                                    c => text.push(c),
+                                },
+                                c => text.push(c),
+                            }
+                        }
+                        last = Some(text);
+                    }
+                    _ => {}
+                }
+            }
+            last
+        })
+        .collect()
 }

@@ -36,7 +36,7 @@
             ORDER BY due_at
             LIMIT $4
             FOR NO KEY UPDATE SKIP LOCKED
-        ) AS doubtful
+        ) AS indeterminate
         UNION ALL
         SELECT found.*
         -- Each priority is probed by itself: one range over all of them could not stop early when the smaller priority is
