@@ -262,10 +262,14 @@ COMMENT ON CONSTRAINT jobs_columns_with_a_default_are_not_null ON DOMAIN sms_out
     'A column that has a default is left out to get it: account, priority, due_at, max_attempts and metadata, and those of the '
     'workers that are never null.';
 
+-- Asked when a row comes, and not again once it was claimed: what a producer has said does not change on the way, and asking
+-- would take 3.3 of the 32 microseconds that claiming and recording a job take the server. Short, because PostgreSQL reads it
+-- anew for every statement. Producers have no right to write token (docs/producers.md, Grants).
 ALTER TABLE sms_outbox.jobs
-    ADD CONSTRAINT jobs_keep_the_rules CHECK (jobs::sms_outbox.job_rules IS DISTINCT FROM NULL);
+    ADD CONSTRAINT jobs_keep_the_rules CHECK (token > 0 OR jobs::sms_outbox.job_rules IS DISTINCT FROM NULL);
 COMMENT ON CONSTRAINT jobs_keep_the_rules ON sms_outbox.jobs IS
-    'Holds every row to the rules of the domain sms_outbox.job_rules, and is never broken by this name, only by theirs.';
+    'Holds every row that was not claimed yet to the rules of the domain sms_outbox.job_rules, and is never broken by this name, '
+    'only by theirs.';
 
 ------------------------------------------------------------------------------------------------------ The indexes of jobs
 

@@ -192,3 +192,32 @@ async fn what_is_committed_late_is_sent_though_thousands_were_claimed_past_it() 
     worker.stop().await;
     assert_eq!(provider.orders().len(), 3_002);
 }
+
+/// A role that may write the worker's columns can write a row that no rule of producers sees.
+#[tokio::test]
+async fn a_row_that_no_rule_has_seen_holds_up_no_other() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::scripted(healthy);
+    let forged = insert_many(
+        pool,
+        3,
+        &[
+            ("token", "1"),
+            ("sender", "NULL"),
+            ("recipients", "ARRAY[ARRAY['905320000000']]"),
+            ("body", "NULL"),
+            ("iys", "NULL"),
+            ("max_attempts", "NULL"),
+            ("priority", "0"),
+        ],
+    )
+    .await;
+    let others = insert_many(pool, 3, &[]).await;
+    let worker = Worker::start(&database, &provider, &[]);
+    wait_for_statuses(pool, &others, "sent").await;
+    let failed = "SELECT count(*) FROM sms_outbox.jobs WHERE status = 'failed' AND error_class = 'recipients'";
+    wait_for_count(pool, failed, |rows| rows == 3).await;
+    worker.stop().await;
+    assert_eq!((forged.len(), provider.orders().len()), (3, 3));
+}
