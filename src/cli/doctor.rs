@@ -274,7 +274,7 @@ async fn look(
     }
     match outbox.identity().await {
         Ok(found) => report.add(judge::identity(&found)),
-        Err(error) => failed(report, "database identity", &error)?,
+        Err(error) => failed(report, "identity", &error)?,
     }
     let senders = match outbox.senders_in_use().await {
         Ok(senders) => senders,

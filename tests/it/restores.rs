@@ -35,9 +35,7 @@ fn shell(url: &str) -> Shell {
 async fn examined(url: &str) -> (String, String) {
     let doctor = shell(url).run(&["doctor", "--json"]).await.json();
     let checks = doctor["checks"].as_array().expect("a list");
-    let found = checks
-        .iter()
-        .find(|found| found["check"] == "database identity");
+    let found = checks.iter().find(|found| found["check"] == "identity");
     let found = found.unwrap_or_else(|| panic!("{doctor:#}"));
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
     (text(&found["level"]), text(&found["found"]))

@@ -178,7 +178,7 @@ pub(super) fn clock(ahead_ms: i64, took: Duration) -> Finding {
 
 /// Whether this is the pinned database.
 pub(super) fn identity(found: &DatabaseIdentity) -> Finding {
-    let check = "database identity";
+    let check = "identity";
     if let Some(change) = found.change() {
         return Finding::fault(
             check,
