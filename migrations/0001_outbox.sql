@@ -201,8 +201,9 @@ COMMENT ON COLUMN sms_outbox.jobs.bulk IS
 -- Not CHECKs of the table: PostgreSQL reads those anew for every statement that writes to it, and their errors show the row.
 -- The rules of a domain are read once in a session: 7 of the 34 microseconds that an insert takes the server (a plain table: 16).
 -- What costs is each function and operator named, and nearly nothing that something IS NOT NULL. A domain over the table's own
--- row type, because an expression that names each column would cost twice as much. What workers promise about their own writing is no rule here, because every insert
--- would pay for it (48 of 108 microseconds once); the tests hold workers to it (tests/it/support/promises.sql).
+-- row type, because an expression that names each column would cost twice as much. What workers promise about their own writing
+-- is no rule here, because every insert would pay for it (48 of 108 microseconds once); the tests hold workers to it
+-- (tests/it/support/promises.sql).
 CREATE DOMAIN sms_outbox.job_rules AS sms_outbox.jobs
     CONSTRAINT jobs_account_not_empty CHECK ((VALUE).account <> '')
     CONSTRAINT jobs_sender_required CHECK ((VALUE).sender IS NOT NULL)

@@ -10,8 +10,9 @@ WHERE job.ctid = ANY (ARRAY(SELECT tid FROM granted))
 RETURNING job.id, job.token, coalesce(job.sender, '') AS sender,
           -- Counted from 1, whatever bounds the producer's array has: drivers refuse to read others, and nested ones.
           coalesce(CASE WHEN array_ndims(job.recipients) = 1 THEN job.recipients[:] END, '{}') AS recipients,
-          coalesce(job.body, '') AS body, coalesce(job.iys, false) AS iys, job.iys_list, coalesce(job.attempt, 1::smallint) AS attempt,
-          coalesce(job.max_attempts, 1::smallint) AS max_attempts, job.traceparent, job.bulk, job.priority, job.due_at,
+          coalesce(job.body, '') AS body, coalesce(job.iys, false) AS iys, job.iys_list,
+          coalesce(job.attempt, 1::smallint) AS attempt, coalesce(job.max_attempts, 1::smallint) AS max_attempts,
+          job.traceparent, job.bulk, job.priority, job.due_at,
           extract(epoch FROM job.provider_send_at)::bigint AS provider_send_at_s,
           (extract(epoch FROM now() - job.ambiguous_since) * 1000)::bigint AS indeterminate_age_ms,
           (extract(epoch FROM job.expires_at - now()) * 1000)::bigint AS expires_in_ms,
