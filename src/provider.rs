@@ -32,6 +32,7 @@ mod handover;
 mod reply;
 mod reports;
 mod wire;
+mod words;
 
 use classify::classify;
 use handover::Handover;
@@ -307,12 +308,7 @@ impl Provider {
         let duration = exchange.duration;
         Ok(match exchange.result {
             Ok(reply) => {
-                let secrets = [
-                    credentials.key.expose_secret(),
-                    credentials.hash.expose_secret(),
-                    order.body,
-                ];
-                let (verdict, code) = classify(&reply, &Answer::read(&reply.body), &secrets);
+                let (verdict, code) = classify(&reply, &Answer::read(&reply.body));
                 Observation {
                     verdict,
                     http_status: Some(reply.http_status),
@@ -351,7 +347,7 @@ impl Provider {
         let request = wire::AccountQuery {
             authentication: credentials.wire(),
         };
-        let answer = self.ask(wire::GET_BALANCE, credentials, request).await?;
+        let answer = self.ask(wire::GET_BALANCE, request).await?;
         let figure = |name| answer.field(&["balance", name])?.as_figure();
         Ok(Balance {
             amount: figure("amount"),
@@ -367,7 +363,7 @@ impl Provider {
         let request = wire::AccountQuery {
             authentication: credentials.wire(),
         };
-        let answer = self.ask(wire::GET_SENDER, credentials, request).await?;
+        let answer = self.ask(wire::GET_SENDER, request).await?;
         let names = match answer.field(&["senders", "sender"]) {
             Some(reply::Tree::List(names)) => {
                 names.iter().filter_map(reply::Tree::as_text).collect()
@@ -399,7 +395,7 @@ impl Provider {
                 page,
             },
         };
-        let answer = self.ask(wire::GET_REPORTS, credentials, request).await?;
+        let answer = self.ask(wire::GET_REPORTS, request).await?;
         ReportPage::read(&answer).ok_or_else(|| unlisted("orders"))
     }
 
@@ -423,19 +419,14 @@ impl Provider {
                 row_count: "1000",
             },
         };
-        let answer = self.ask(wire::GET_REPORT, credentials, request).await?;
+        let answer = self.ask(wire::GET_REPORT, request).await?;
         NumbersPage::read(&answer).ok_or_else(|| unlisted("numbers"))
     }
 
     /// How many numbers [`report`](Self::report) asks for at once: the most there may be.
     pub const NUMBERS_A_PAGE: usize = 1_000;
 
-    async fn ask<T: Serialize>(
-        &self,
-        path: &str,
-        credentials: &Credentials,
-        request: T,
-    ) -> Result<Answer, ProbeError> {
+    async fn ask<T: Serialize>(&self, path: &str, request: T) -> Result<Answer, ProbeError> {
         let (request, handover) = self.request(path, request, 256, None, None);
         let always = || std::future::pending::<Result<Instant, Infallible>>();
         let Ok(exchange) = self.exchange(request, handover, always).await;
@@ -444,11 +435,7 @@ impl Provider {
             http_status: None,
         })?;
         let answer = Answer::read(&reply.body);
-        let secrets = [
-            credentials.key.expose_secret(),
-            credentials.hash.expose_secret(),
-        ];
-        let failure = match classify(&reply, &answer, &secrets).0 {
+        let failure = match classify(&reply, &answer).0 {
             Verdict::Accepted(_) => return Ok(answer),
             Verdict::Duplicate => Failure::with_code(
                 ErrorClass::Unknown,
@@ -645,7 +632,7 @@ fn cause(error: reqwest::Error) -> (ErrorClass, String) {
     } else {
         said.join(": ")
     };
-    (class, classify::scrub(&said, &[]))
+    (class, words::scrub(&said))
 }
 
 /// Plain TLS settings with the machine's own root certificates.

@@ -1,8 +1,9 @@
 //! One table from a reply to what it means for the message. Pure.
 //!
 //! The number in the body decides, whatever the HTTP status says: the provider's pages disagree about whether the two are
-//! equal (send-sms page: they are; error-codes page: HTTP may be a general 400 around a specific code). Only where no
-//! number can be read does the HTTP status speak, and then for the machinery in between rather than for the provider.
+//! equal (send-sms page: they are; error-codes page: HTTP may be a general 400 around a specific code). An acceptance or a
+//! 451 that HTTP contradicts has to come in an envelope that is whole, for it ends the job. Only where no number can be read
+//! does the HTTP status speak, and then for the machinery in between rather than for the provider.
 
 use super::reply::{Answer, Code, Reply};
 use crate::lifecycle::{
@@ -111,8 +112,9 @@ fn meaning(code: i32) -> Meaning {
 
         // Not documented as a code; frameworks use it when too many requests come.
         429 => Throttled,
-        // "Sunucu geçici olarak servis dışı"; that it comes before anything is sent is likely, and not promised.
-        503 => Outage,
+        // 503: "Sunucu geçici olarak servis dışı". The others are not documented as codes. That they come before anything is
+        // sent is likely, and not promised.
+        500 | 502 | 503 | 504 => Outage,
 
         // Codes of other methods (455, 456, 458, 461 to 465, 471 to 474), message states (110 to 115), and codes that
         // come and go (419 to 426 once did): no repeat can be told to help.
@@ -123,24 +125,33 @@ fn meaning(code: i32) -> Meaning {
     }
 }
 
-/// What `reply` means, and the provider's number in it.
-///
-/// `secrets` never appear in the result: what was sent may be echoed.
-pub(super) fn classify(reply: &Reply, answer: &Answer, secrets: &[&str]) -> (Verdict, Option<i32>) {
-    let words = answer
-        .message
-        .as_deref()
-        .map(|words| scrub(words, secrets))
-        .filter(|words| !words.is_empty());
-    let words = words.as_deref();
-    match &answer.code {
-        Some(Code::Number(code)) => (by_code(*code, reply, answer, words), Some(*code)),
-        Some(Code::TooLarge(masked)) => {
-            let said = sentence(&format!("Code {masked}"), words, UNHEARD_OF);
+/// What `reply` means, and the provider's number in it where it is believed.
+pub(super) fn classify(reply: &Reply, answer: &Answer) -> (Verdict, Option<i32>) {
+    let words = answer.words.as_deref();
+    match answer.code {
+        Some(Code::Number(200 | 451)) if !is_believed(reply, answer) => {
+            let said = format!(
+                "HTTP {} with an answer that says the contrary, and not in the form that is documented.",
+                reply.http_status
+            );
+            let verdict = Verdict::Indeterminate {
+                failure: Failure::new(Unknown, said),
+                answered: true,
+            };
+            (verdict, None)
+        }
+        Some(Code::Number(code)) => (by_code(code, reply, answer, words), Some(code)),
+        Some(Code::Unheard) => {
+            let said = sentence("A code that is none of the provider's", words, UNHEARD_OF);
             (Verdict::Refused(Failure::new(Unknown, said)), None)
         }
         None => (by_http_status(reply, words), None),
     }
+}
+
+/// Whether a 200 or a 451 in the body is believed.
+fn is_believed(reply: &Reply, answer: &Answer) -> bool {
+    (200..=299).contains(&reply.http_status) || answer.is_as_documented()
 }
 
 fn by_code(code: i32, reply: &Reply, answer: &Answer, words: Option<&str>) -> Verdict {
@@ -169,7 +180,7 @@ fn by_code(code: i32, reply: &Reply, answer: &Answer, words: Option<&str>) -> Ve
 const TOO_MANY: &str =
     "The provider wants fewer requests; if this stays, lower SMS_OUTBOX_RATE_PER_SECOND.";
 
-const UNHEARD_OF: &str = "No code of the provider is near this; its support can tell.";
+const UNHEARD_OF: &str = "Its codes have three digits; its support can tell.";
 
 /// Undocumented throughout: these are the readings under which nothing is sent twice and no account's failure is charged
 /// to a message.
@@ -183,6 +194,10 @@ fn by_http_status(reply: &Reply, words: Option<&str>) -> Verdict {
         scope: PauseScope::Account,
         failure: failure(class, hint),
     };
+    let broke_off = |cut: &Failure| Verdict::Indeterminate {
+        failure: cut.clone(),
+        answered: false,
+    };
     match status {
         300..=399 => blocked(
             Account,
@@ -192,7 +207,14 @@ fn by_http_status(reply: &Reply, words: Option<&str>) -> Verdict {
             Auth,
             "Something in front of the provider refuses the request: check that this machine's address is allowed.",
         ),
-        413 => Verdict::Refused(failure(Request, "The request is too large.")),
+        // About the form or the size of this one request, and final: so not where a code may have been cut off.
+        400 | 413 | 414 | 415 | 431 => match &reply.cut {
+            None => Verdict::Refused(failure(
+                Request,
+                "The form or the size of the request was refused before the provider read it.",
+            )),
+            Some(cut) => broke_off(cut),
+        },
         429 => Verdict::Throttled {
             failure: failure(RateLimited, TOO_MANY),
             retry_after: reply.retry_after,
@@ -211,10 +233,7 @@ fn by_http_status(reply: &Reply, words: Option<&str>) -> Verdict {
         },
         _ => match &reply.cut {
             // The end of a body that breaks off says nothing about the end of the work.
-            Some(cut) => Verdict::Indeterminate {
-                failure: cut.clone(),
-                answered: false,
-            },
+            Some(cut) => broke_off(cut),
             None => Verdict::Indeterminate {
                 failure: failure(Unknown, "The answer could not be read."),
                 answered: true,
@@ -229,60 +248,6 @@ fn sentence(what: &str, words: Option<&str>, hint: &str) -> String {
         Some(words) => format!("{what} ({words}). {hint}"),
         None => format!("{what}. {hint}"),
     }
-}
-
-/// The longest quotation, in characters.
-const LONGEST_WORDS: usize = 300;
-
-/// Somebody else's words, fit for a row and a log line: on one line, bounded, without what was sent and without anything
-/// that could be a phone number.
-pub(super) fn scrub(words: &str, secrets: &[&str]) -> String {
-    let mut words = words.to_owned();
-    for secret in secrets {
-        // Shorter ones would tear holes into words and are no secrets.
-        if secret.chars().count() >= 4 {
-            words = words.replace(secret, "•••");
-        }
-    }
-    let words = words
-        .split(|c: char| c.is_whitespace() || c.is_control())
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ");
-    let words = hide_numbers(&words);
-    match words.char_indices().nth(LONGEST_WORDS) {
-        Some((end, _)) => format!("{}…", words[..end].trim_end()),
-        None => words,
-    }
-}
-
-/// Hides every run of seven digits or more, with or without the separators that people put between them.
-fn hide_numbers(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    // A possible number: where its digits begin in `shown`, where the last of them ends, and how many there are.
-    let mut run: Option<(usize, usize, usize)> = None;
-    let hide = |shown: &mut String, run: Option<(usize, usize, usize)>| {
-        if let Some((start, end, digits)) = run
-            && digits >= 7
-        {
-            shown.replace_range(start..end, "•••••");
-        }
-    };
-    for c in text.chars() {
-        let is_separator = matches!(c, ' ' | '-' | '.' | '/' | '(' | ')' | '+');
-        if c.is_numeric() {
-            let (start, _, digits) = run.unwrap_or((shown.len(), 0, 0));
-            shown.push(c);
-            run = Some((start, shown.len(), digits + 1));
-        } else {
-            if !is_separator {
-                hide(&mut shown, run.take());
-            }
-            shown.push(c);
-        }
-    }
-    hide(&mut shown, run);
-    shown
 }
 
 #[cfg(test)]
@@ -301,7 +266,7 @@ mod tests {
     }
 
     fn verdict(reply: &Reply) -> (Verdict, Option<i32>) {
-        classify(reply, &Answer::read(&reply.body), &[])
+        classify(reply, &Answer::read(&reply.body))
     }
 
     /// What a verdict says, without its sentence.
@@ -369,52 +334,14 @@ mod tests {
             (468, Refused(Iys)),
             (469, Refused(Iys)),
             (470, Blocked(Scope::Iys, Account)),
+            (500, Indeterminate(Unavailable, true)),
+            (502, Indeterminate(Unavailable, true)),
             (503, Indeterminate(Unavailable, true)),
+            (504, Indeterminate(Unavailable, true)),
         ];
         let others = [
-            -200,
-            -1,
-            0,
-            1,
-            2,
-            20,
-            100,
-            110,
-            111,
-            112,
-            113,
-            114,
-            115,
-            199,
-            201,
-            202,
-            204,
-            301,
-            405,
-            413,
-            419,
-            426,
-            455,
-            456,
-            458,
-            461,
-            462,
-            463,
-            464,
-            465,
-            471,
-            472,
-            473,
-            474,
-            475,
-            500,
-            502,
-            504,
-            999,
-            1000,
-            2000,
-            i32::MAX,
-            i32::MIN,
+            0, 1, 2, 20, 100, 110, 111, 112, 113, 114, 115, 199, 201, 202, 204, 301, 405, 413, 419,
+            426, 455, 456, 458, 461, 462, 463, 464, 465, 471, 472, 473, 474, 475, 501, 505, 999,
         ];
         table.extend(others.map(|code| (code, Refused(Unknown))));
         for (code, expected) in table {
@@ -423,23 +350,16 @@ mod tests {
                 .into_iter()
                 .chain(mirrored)
             {
-                let as_number =
-                    format!(r#"{{"response":{{"status":{{"code":{code},"message":"m"}}}}}}"#);
-                let as_text =
-                    format!(r#"{{"response":{{"status":{{"code":"{code}","message":"m"}}}}}}"#);
-                // A sign is written in numbers only.
-                let bodies = if code < 0 {
-                    vec![as_number]
-                } else {
-                    vec![as_number, as_text]
-                };
-                for body in bodies {
+                for written in [format!("{code}"), format!("\"{code}\"")] {
+                    let body = format!(
+                        r#"{{"response":{{"status":{{"code":{written},"message":"Bakiye yetersiz"}},"order":{{"id":"1"}}}}}}"#
+                    );
                     let (verdict, read) = verdict(&reply(http_status, &body));
                     assert_eq!(kind(&verdict), expected, "HTTP {http_status} {body}");
                     assert_eq!(read, Some(code));
                     if let Some(failure) = failure(&verdict) {
                         assert_eq!(failure.code, Some(code));
-                        let start = format!("Code {code} (m). ");
+                        let start = format!("Code {code} (Bakiye yetersiz). ");
                         assert!(failure.message.starts_with(&start), "{}", failure.message);
                     }
                 }
@@ -466,10 +386,10 @@ mod tests {
                 Blocked(Scope::Account, Account),
             ),
             (&[401, 403], Blocked(Scope::Account, Auth)),
-            (&[413], Refused(Request)),
+            (&[400, 413, 414, 415, 431], Refused(Request)),
             (&[429], Throttled),
             (
-                &[400, 402, 404, 405, 408, 422, 431, 450, 451, 474, 499],
+                &[402, 404, 405, 408, 422, 425, 450, 451, 474, 499],
                 Blocked(Scope::Account, Account),
             ),
             (
@@ -554,6 +474,10 @@ mod tests {
             Kind::Indeterminate(Unavailable, false)
         );
         assert_eq!(
+            kind(&verdict(&cut(400)).0),
+            Kind::Indeterminate(ErrorClass::Network, false)
+        );
+        assert_eq!(
             kind(&verdict(&cut(404)).0),
             Kind::Blocked(PauseScope::Account, Account)
         );
@@ -561,49 +485,63 @@ mod tests {
 
     #[test]
     fn a_code_beyond_reason_is_a_refusal_that_does_not_repeat_it() {
-        let (verdict, code) = verdict(&reply(
-            200,
-            r#"{"response":{"status":{"code":905321234567}}}"#,
-        ));
-        assert_eq!(code, None);
-        let said = &failure(&verdict).unwrap().message;
-        assert_eq!(kind(&verdict), Kind::Refused(Unknown));
-        assert!(
-            said.contains("90532•••••67") && !said.contains("1234"),
-            "{said}"
-        );
+        for beyond in ["905321234567", "\"4711\"", "-200", "1e9"] {
+            let (verdict, code) = verdict(&reply(
+                200,
+                &format!(r#"{{"response":{{"status":{{"code":{beyond}}}}}}}"#),
+            ));
+            assert_eq!(code, None);
+            let said = &failure(&verdict).unwrap().message;
+            assert_eq!(kind(&verdict), Kind::Refused(Unknown));
+            assert!(!said.contains(|c: char| c.is_ascii_digit()), "{said}");
+        }
     }
 
     #[test]
-    fn the_providers_words_are_quoted_without_what_was_sent() {
-        for (words, quoted) in [
-            ("Bakiye yetersiz", "Bakiye yetersiz"),
-            ("  two\n lines\t\u{1b}[31mred ", "two lines [31mred"),
-            ("Hatalı numara: 905321234567", "Hatalı numara: •••••"),
+    fn an_acceptance_that_http_contradicts_is_believed_where_its_envelope_is_whole() {
+        use Kind::{Accepted, Duplicate, Indeterminate};
+        let doubt = || Indeterminate(Unknown, true);
+        let message = r#""message":"İşlem başarılı""#;
+        for (body, expected) in [
             (
-                "Hatalı numara: +90 (532) 123-45-67 ve 0533 1234567",
-                "Hatalı numara: +••••• ve •••••",
+                format!(r#"{{"code":200,{message}}},"order":{{"id":"312891245"}}"#),
+                Accepted,
             ),
             (
-                "En fazla 50000 alıcı, 1071 karakter",
-                "En fazla 50000 alıcı, 1071 karakter",
+                format!(r#"{{"code":"200",{message}}},"order":{{"id":312891245}}"#),
+                Accepted,
             ),
-            ("sip. 123456, kod 99", "sip. 123456, kod 99"),
-            ("٠٥٣٢١٢٣٤٥٦٧", "•••••"),
-            ("key s3cretkey hash h4sh!value", "key ••• hash •••"),
-            ("metin: Kodunuz 4711", "metin: •••"),
-            ("ok", "ok"),
-            ("", ""),
+            (format!(r#"{{"code":200,{message}}}"#), doubt()),
+            (format!(r#"{{"code":200,{message}}},"order":null"#), doubt()),
+            (
+                format!(r#"{{"code":200,{message}}},"order":{{"id":"x1"}}"#),
+                doubt(),
+            ),
+            (
+                format!(r#"{{"code":200,{message}}},"order":{{"id":1}},"order":{{"id":2}}"#),
+                doubt(),
+            ),
+            (
+                r#"{"code":200},"order":{"id":"312891245"}"#.to_owned(),
+                doubt(),
+            ),
+            (
+                r#"{"code":200,"message":["a"]},"order":{"id":"312891245"}"#.to_owned(),
+                doubt(),
+            ),
+            (format!(r#"{{"code":451,{message}}}"#), Duplicate),
+            (format!(r#"{{"code":"451",{message}}}"#), Duplicate),
+            (r#"{"code":451}"#.to_owned(), doubt()),
+            (r#"{"code":451,"message":null}"#.to_owned(), doubt()),
         ] {
-            assert_eq!(
-                scrub(
-                    words,
-                    &["s3cretkey", "h4sh!value", "Kodunuz 4711", "ok", ""]
-                ),
-                quoted
-            );
+            let body = format!(r#"{{"response":{{"status":{body}}}}}"#);
+            for status in [302, 400, 404, 422, 451, 500, 502, 503] {
+                let (verdict, code) = verdict(&reply(status, &body));
+                assert_eq!(kind(&verdict), expected, "HTTP {status} {body}");
+                assert_eq!(code.is_some(), expected != doubt(), "HTTP {status} {body}");
+            }
+            let (verdict, _) = verdict(&reply(200, &body));
+            assert_ne!(kind(&verdict), doubt(), "HTTP says the same: {body}");
         }
-        let long = scrub(&"ş".repeat(1000), &[]);
-        assert_eq!(long.chars().count(), LONGEST_WORDS + 1);
     }
 }
