@@ -34,7 +34,7 @@ pub use examine::{Missing, Pooling, QueueFacts, SenderInUse, ServerFacts};
 pub use identity::{Change, DatabaseIdentity, OpenJobs, Promotions};
 pub use inspect::{AttemptRow, Depth, Filter, JobRow, QueueStat};
 pub use migrate::{MigrationError, SchemaState, UNRELEASED};
-pub use operate::{Cancelled, Resolution, Resolved};
+pub use operate::{Cancelled, Resolution, Resolved, Word};
 pub use pause::{DueProbe, PauseOrder, PauseRow, PausedByHand, Probing};
 pub use pooler::PgBouncer;
 pub use reconcile::{Candidate, Reconciliation};

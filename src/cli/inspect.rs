@@ -320,7 +320,7 @@ fn job_table(jobs: &[JobRow], now: DateTime<Utc>, reveal: Reveal, width: Option<
         let mut row = vec![job.id.to_string(), job.status.clone(), age];
         let (to, body, note) = (
             numbers_said(job, 2, reveal),
-            one_line(&body_said(&job.body, reveal)),
+            text::escaped(&body_said(&job.body, reveal)),
             explain::note(job, now),
         );
         if is_wide {
@@ -344,13 +344,6 @@ fn job_table(jobs: &[JobRow], now: DateTime<Utc>, reveal: Reveal, width: Option<
         table.add_row(row);
     }
     text::lines(&table)
-}
-
-/// A revealed text must not break its table, nor do anything to the terminal.
-fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }
 
 /// Everything that is known about a job, a line each; what is not set is left out.
@@ -381,12 +374,7 @@ fn job_sheet(job: &JobRow, now: DateTime<Utc>, reveal: Reveal) -> String {
     );
     let body = match reveal {
         Reveal::Hidden => format!("{} (--reveal shows it)", body_said(&job.body, reveal)),
-        // Line breaks stay, everything else that a terminal would obey does not.
-        Reveal::Shown => job
-            .body
-            .chars()
-            .map(|c| if c.is_control() && c != '\n' { ' ' } else { c })
-            .collect(),
+        Reveal::Shown => job.body.clone(),
     };
     let metadata = match (&job.metadata, reveal) {
         (Value::Object(fields), _) if fields.is_empty() => None,
@@ -463,9 +451,13 @@ fn attempt_table(attempts: &[AttemptRow], now: DateTime<Utc>, width: Option<u16>
             number,
             began,
             took,
-            attempt.progress.replace('_', " "),
+            attempt
+                .progress
+                .as_deref()
+                .unwrap_or_default()
+                .replace('_', " "),
             attempt.worker.clone().unwrap_or_default(),
-            explain::attempt(attempt),
+            text::escaped(&explain::attempt(attempt)),
         ]);
     }
     text::lines(&table)

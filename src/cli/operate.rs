@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::{DatabaseArgs, Misconfigured},
     lifecycle::{ErrorClass, OrderId, Status},
-    outbox::{Cancelled, Filter, Outbox, OutboxError, Reconciliation, Resolution, Resolved},
+    outbox::{Cancelled, Filter, Outbox, OutboxError, Reconciliation, Resolution, Resolved, Word},
 };
 
 /// As many are changed by one statement. A million in one would outlive its deadline.
@@ -100,6 +100,18 @@ pub(super) struct ResolveArgs {
     /// Give it up: it becomes failed (`retry` could still send it)
     #[arg(long, group = "outcome")]
     fail: bool,
+
+    /// The order of --sent is that of another job as well: the two were one message to the provider
+    #[arg(long, requires = "sent")]
+    force: bool,
+
+    /// Why; kept in the job's history, and shown by `show`
+    #[arg(long, value_name = "TEXT", requires = "outcome")]
+    because: Option<String>,
+
+    /// Who you are, if the database role does not say it; kept beside the role
+    #[arg(long, value_name = "NAME", requires = "outcome")]
+    by: Option<String>,
 }
 
 /// What became of the jobs of one command.
@@ -450,22 +462,36 @@ pub(super) async fn resolve(args: ResolveArgs) -> anyhow::Result<ExitCode> {
     let id = args.id;
     let resolution = match (args.sent, args.resend) {
         (None, false) if !args.fail => return show_choices(&args.database, id).await,
-        (Some(None), _) => Resolution::Sent(None),
-        (Some(Some(order)), _) => {
-            let order = OrderId::parse(&order).ok_or_else(|| {
-                Misconfigured(format!(
-                    "{order:?} is no order id: the provider's are 1 to 64 letters, digits, - or _ (leave it out if you do \
-                     not know it)"
-                ))
-            })?;
-            Resolution::Sent(Some(order))
+        (Some(order), _) => {
+            let parse = |order: String| {
+                OrderId::parse(order.trim()).ok_or_else(|| {
+                    Misconfigured(format!(
+                        "{order:?} is no order id: the provider's are digits (leave it out if you do not know it)"
+                    ))
+                })
+            };
+            Resolution::Sent {
+                order: order.map(parse).transpose()?,
+                shared: args.force,
+            }
         }
         (None, true) => Resolution::Resend,
         (None, false) => Resolution::Fail,
     };
     let outbox = open(&args.database).await?;
-    match outbox.resolve(id, &resolution).await.map_err(explained)? {
+    let given = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+    let word = Word {
+        by: given(args.by),
+        because: given(args.because),
+    };
+    let resolved = outbox.resolve(id, &resolution, &word).await;
+    match resolved.map_err(explained)? {
         Resolved::Done => {}
+        Resolved::Taken(others) => anyhow::bail!(
+            "that order is known already, as the one of {}: {id} was left as it is. Look for another one in the provider's \
+             panel, or leave the order out. Only if the provider took the two for one message: --force",
+            text::listed(others.iter().map(|other| format!("job {other}")))
+        ),
         Resolved::Unknown => {
             anyhow::bail!(
                 "there is no job {id}: `sms-outbox list --status uncertain` shows which can be resolved"
@@ -486,8 +512,10 @@ pub(super) async fn resolve(args: ResolveArgs) -> anyhow::Result<ExitCode> {
         ),
     }
     let said = match &resolution {
-        Resolution::Sent(Some(order)) => format!("{id} is sent, as order {order}: you said so.\n"),
-        Resolution::Sent(None) => {
+        Resolution::Sent {
+            order: Some(order), ..
+        } => format!("{id} is sent, as order {order}: you said so.\n"),
+        Resolution::Sent { order: None, .. } => {
             format!(
                 "{id} is sent: you said so. Its order stays unknown unless the provider's reports name it.\n"
             )

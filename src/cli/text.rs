@@ -64,8 +64,34 @@ fn mask_within(text: &str) -> String {
     masked
 }
 
-/// The answer, on standard output. A reader that has seen enough (`| head`) is no failure.
+/// A text as it may stand in a line: what a terminal would obey, or what would turn the line around, is written as `\u{1b}`.
+/// Senders, keys, texts and reasons are anybody's.
+pub(super) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_obeyed(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// Whether a terminal would do something instead of showing it.
+fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The answer, on standard output, with nothing in it that a terminal would obey but its line breaks.
 pub(super) fn print(answer: &str) -> io::Result<()> {
+    let lines: Vec<String> = answer.split('\n').map(escaped).collect();
+    write(&lines.join("\n"))
+}
+
+/// A reader that has seen enough (`| head`) is no failure.
+fn write(answer: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let written = out
         .write_all(answer.as_bytes())
@@ -85,7 +111,16 @@ pub(super) fn print(answer: &str) -> io::Result<()> {
 
 /// The answer as one JSON document.
 pub(super) fn print_json(answer: &impl serde::Serialize) -> anyhow::Result<()> {
-    Ok(print(&serde_json::to_string_pretty(answer)?)?)
+    let mut json = String::new();
+    for c in serde_json::to_string_pretty(answer)?.chars() {
+        // It can stand in texts only. Those below a space are escaped already, all others have four digits.
+        if c != '\n' && is_obeyed(c) {
+            json.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            json.push(c);
+        }
+    }
+    Ok(write(&json)?)
 }
 
 /// How wide the terminal is, if there is one. What goes into a file or a pipe is not wrapped.
@@ -230,6 +265,17 @@ mod tests {
         assert_eq!(count(0u32, "job"), "0 jobs");
         assert_eq!(count(1_234_567i64, "job"), "1,234,567 jobs");
         assert_eq!(count(-1i64, "job"), "0 jobs");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_and_not_obeyed() {
+        for (text, shown) in [
+            ("Şube 1, „çok“ – 5 €", "Şube 1, „çok“ – 5 €"),
+            ("\u{1b}[31mred\r\n", "\\u{1b}[31mred\\r\\n"),
+            ("a\u{202e}b\u{9b}c\u{7f}", "a\\u{202e}b\\u{9b}c\\u{7f}"),
+        ] {
+            assert_eq!(escaped(text), shown);
+        }
     }
 
     #[test]

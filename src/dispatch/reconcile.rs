@@ -154,7 +154,7 @@ impl Reader<'_> {
             orders,
             mut complete,
         } = self.reports(first, last, these).await?;
-        let strangers = self.strangers(orders, these).await?;
+        let strangers = self.strangers(orders).await?;
         if strangers.len() > COMPARED {
             complete = false;
         }
@@ -299,26 +299,17 @@ impl Reader<'_> {
         Ok(reports)
     }
 
-    /// Those of the orders that are none of our jobs' already.
+    /// Those of the orders that nobody has named yet.
     async fn strangers(
         &self,
         mut orders: Vec<ListedOrder>,
-        these: &[&ReconciliationTask],
     ) -> Result<Vec<ListedOrder>, Interrupted> {
-        let Some(since) = these.iter().map(|task| task.since).min() else {
-            return Ok(Vec::new());
-        };
         let ids: Vec<&str> = orders.iter().map(|order| order.id.as_str()).collect();
-        let known: HashSet<String> = if ids.is_empty() {
-            HashSet::new()
-        } else {
-            let outbox = &self.dispatch.outbox;
-            outbox
-                .known_orders(&ids, since)
-                .await?
-                .into_iter()
-                .collect()
-        };
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let known = self.dispatch.outbox.known_orders(&ids).await?;
+        let known: HashSet<String> = known.into_iter().map(|(order, _)| order).collect();
         orders.retain(|order| !known.contains(order.id.as_str()));
         orders.sort_by_key(|order| order.submitted_at);
         Ok(orders)

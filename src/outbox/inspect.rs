@@ -81,7 +81,7 @@ pub struct JobRow {
     pub lease_until: Option<String>,
 }
 
-/// One request, as a person sees it.
+/// One line of a job's history, as a person sees it.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 #[expect(
     missing_docs,
@@ -96,12 +96,14 @@ pub struct AttemptRow {
     pub worker: Option<String>,
     pub started_at: Option<String>,
     pub duration_ms: Option<i32>,
-    pub progress: String,
+    pub progress: Option<String>,
     pub http_status: Option<i16>,
     pub provider_code: Option<i32>,
     pub error_class: Option<String>,
     pub error_message: Option<String>,
     pub order_id: Option<String>,
+    pub said_by: Option<String>,
+    pub evidence: Option<String>,
 }
 
 /// One line of `sms_outbox.queue_stats`.
@@ -236,7 +238,7 @@ impl Outbox {
         Ok(self.list(&filter).await?.pop())
     }
 
-    /// Every request that was made for a job, the first one first.
+    /// What is known about every request of a job, the first one first.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.

@@ -20,20 +20,36 @@ pub enum Cancelled {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution {
     /// It arrived; under this order, where that is known.
-    Sent(Option<OrderId>),
+    Sent {
+        /// The provider's number.
+        order: Option<OrderId>,
+        /// Whether it may be the order of another job too.
+        shared: bool,
+    },
     /// Send it again, at the risk that it arrives twice.
     Resend,
     /// Give it up.
     Fail,
 }
 
+/// Whose word it is, as the history keeps it beside the database role.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Word {
+    /// The name that was given.
+    pub by: Option<String>,
+    /// Why.
+    pub because: Option<String>,
+}
+
 /// What became of a resolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolved {
     /// As asked.
     Done,
     /// It cannot be sent again: its `expires_at` has come.
     Expired,
+    /// The order is that of these jobs.
+    Taken(Vec<Uuid>),
     /// The job is not uncertain but this.
     NotUncertain(Status),
     /// There is no such job.
@@ -102,18 +118,23 @@ impl Outbox {
         &self,
         id: Uuid,
         resolution: &Resolution,
+        word: &Word,
     ) -> Result<Resolved, OutboxError> {
-        let (status, order) = match resolution {
-            Resolution::Sent(order) => (Status::Sent, order.as_ref().map(|order| order.as_str())),
-            Resolution::Resend => (Status::Queued, None),
-            Resolution::Fail => (Status::Failed, None),
+        let (status, order, shared) = match resolution {
+            Resolution::Sent { order, shared } => (Status::Sent, order.as_ref(), *shared),
+            Resolution::Resend => (Status::Queued, None, false),
+            Resolution::Fail => (Status::Failed, None, false),
         };
+        let order = order.map(OrderId::as_str);
         let done: Option<Uuid> = self
             .call("resolving a job", async |connection| {
                 sqlx::query_scalar(include_str!("resolve.sql"))
                     .bind(id)
                     .bind(status.as_str())
                     .bind(order)
+                    .bind(shared)
+                    .bind(&word.by)
+                    .bind(&word.because)
                     .persistent(false)
                     .fetch_optional(connection)
                     .await
@@ -124,7 +145,14 @@ impl Outbox {
         }
         Ok(match self.statuses(&[id]).await?.get(&id) {
             None => Resolved::Unknown,
-            Some(Status::Uncertain) => Resolved::Expired,
+            Some(Status::Uncertain) => match order {
+                None => Resolved::Expired,
+                Some(order) => {
+                    let known = self.known_orders(&[order]).await?;
+                    let others = known.into_iter().map(|(_, job)| job);
+                    Resolved::Taken(others.filter(|job| *job != id).collect())
+                }
+            },
             Some(status) => Resolved::NotUncertain(*status),
         })
     }

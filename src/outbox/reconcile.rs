@@ -183,19 +183,14 @@ impl Outbox {
         Ok(task.collect())
     }
 
-    /// Which of these orders, none of which was taken before `since`, belong to jobs of ours already.
+    /// Which of these orders are known, and whose they are: order and job.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn known_orders(
-        &self,
-        orders: &[&str],
-        since: DateTime<Utc>,
-    ) -> Result<Vec<String>, OutboxError> {
+    pub async fn known_orders(&self, orders: &[&str]) -> Result<Vec<(String, Uuid)>, OutboxError> {
         self.call("looking for the jobs of orders", async |connection| {
-            sqlx::query_scalar(include_str!("known_orders.sql"))
+            sqlx::query_as(include_str!("known_orders.sql"))
                 .bind(orders)
-                .bind(since.timestamp_micros())
                 .persistent(self.persistent())
                 .fetch_all(connection)
                 .await

@@ -1,4 +1,5 @@
--- Exactly one order fits: the job is sent under it, and the history says how that is known.
+-- Exactly one order fits: the job is sent under it, and the history says how that is known. Unless somebody has said
+-- meanwhile whose it is.
 --   $1 job   $2 token   $3 order id   $4 the evidence, in a sentence   $5 the order, as an array of one candidate   $6 worker
 WITH durable AS MATERIALIZED (
     SELECT CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END
@@ -9,10 +10,12 @@ WITH durable AS MATERIALIZED (
     FROM durable
     WHERE job.id = $1 AND job.token = $2
       AND (job.status = 'uncertain' OR (job.status = 'sent' AND job.order_id IS NULL))
+      AND NOT EXISTS (SELECT FROM sms_outbox.jobs AS other WHERE other.order_id IS NOT NULL AND other.order_id = $3)
+      AND NOT EXISTS (SELECT FROM sms_outbox.attempt_log AS log WHERE log.order_id IS NOT NULL AND log.order_id = $3)
     RETURNING job.id, job.token, job.attempt
 ), logged AS (
     INSERT INTO sms_outbox.attempt_log (
-        job_id, token, observer, attempt, counted, worker, started_at, progress, error_message, order_id)
+        job_id, token, observer, attempt, counted, worker, started_at, progress, evidence, order_id)
     SELECT id, token, 'reconciliation', attempt, false, $6, now(), 'answered', $4, $3 FROM found
     ON CONFLICT DO NOTHING
 ), over AS (

@@ -783,6 +783,103 @@ async fn a_person_resolves_an_uncertain_job() {
 }
 
 #[tokio::test]
+async fn what_a_person_decided_is_kept_with_who_and_why() {
+    let database = TestDatabase::create().await;
+    let shell = Shell::at(&database);
+    let id = shell.send(&[]).await;
+    let id_text = id.to_string();
+    let role: String = sqlx::query_scalar("SELECT session_user")
+        .fetch_one(database.pool())
+        .await
+        .expect("a role");
+    // Resolved twice under one claim: both words are kept.
+    for (how, because) in [
+        (&["--resend"][..], "the panel does not show it"),
+        (
+            &["--sent", "312891245", "--by", "Ayşe"],
+            "seen \u{1b}[2J\u{202e}in the panel",
+        ),
+    ] {
+        become_(&database, id, "uncertain").await;
+        let arguments = [&["resolve", &id_text, "--because", because], how].concat();
+        shell.run(&arguments).await.done();
+    }
+    let page = shell.run(&["show", &id_text]).await.done();
+    for part in [
+        format!("said by operator {role}: Resolved: sent again. the panel does not show it"),
+        format!("order 312891245, said by operator Ayşe ({role}): Resolved: it arrived."),
+        "seen \\u{1b}[2J\\u{202e}in the panel".to_owned(),
+    ] {
+        let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(page.contains(&part), "{part}: {page}");
+    }
+    let json = shell.run(&["show", &id_text, "--json"]).await;
+    for shown in [&page, &json.out] {
+        assert!(!shown.contains(['\u{1b}', '\u{202e}']), "{shown:?}");
+    }
+    let history = &json.json()["attempts"];
+    let evidence = history[1]["evidence"].as_str().expect("a sentence");
+    assert!(
+        evidence.ends_with("seen \u{1b}[2J\u{202e}in the panel"),
+        "{evidence:?}"
+    );
+    assert_eq!(history[1]["observer"], "operator");
+    assert_eq!(history[1]["said_by"], format!("Ayşe ({role})"));
+    assert_eq!(history[1]["order_id"], "312891245");
+}
+
+#[tokio::test]
+async fn an_order_that_is_another_jobs_is_not_given_away_without_a_word() {
+    let database = TestDatabase::create().await;
+    let shell = Shell::at(&database);
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let id = shell.send(&[]).await;
+        become_(&database, id, "uncertain").await;
+        ids.push(id.to_string());
+    }
+    let [first, second, third] = &ids[..] else {
+        panic!("three")
+    };
+    let resolve = async |id: &str, more: &[&str]| {
+        let arguments = [&["resolve", id, "--sent", "312891245"], more].concat();
+        shell.run(&arguments).await.said()
+    };
+    assert_eq!(resolve(first, &[]).await.0, Some(0));
+    let (code, said) = resolve(second, &[]).await;
+    assert!(
+        code == Some(1) && said.contains(&format!("job {first}")) && said.contains("--force"),
+        "{said}"
+    );
+    assert_eq!(
+        status(&database, second.parse().expect("an id")).await,
+        "uncertain"
+    );
+    assert_eq!(resolve(second, &["--force"]).await.0, Some(0));
+    let page = shell.run(&["show", second]).await.done();
+    let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(page.contains(&format!("beside {first}")), "{page}");
+    // A second acceptance stands in the history alone, and is known all the same.
+    execute(
+        &database,
+        format!(
+            "UPDATE sms_outbox.jobs SET order_id = NULL WHERE order_id = '312891245';
+             DELETE FROM sms_outbox.attempt_log WHERE job_id = '{second}'"
+        ),
+    )
+    .await;
+    let (code, said) = resolve(third, &[]).await;
+    assert!(
+        code == Some(1) && said.contains(first) && !said.contains(second),
+        "{said}"
+    );
+    for wrong in ["31289x", "", "+312891245", "٣"] {
+        let refused = shell.run(&["resolve", third, "--sent", wrong]).await;
+        assert_eq!(refused.code, Some(2), "{wrong:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_pause_shows_wherever_it_matters_until_it_is_ended() {
     let database = TestDatabase::create().await;
     let shell = Shell::at(&database);

@@ -282,7 +282,7 @@ async fn an_abandoned_claim_is_recovered_and_repeated() {
             .map(|a| {
                 (
                     a.observer.as_str(),
-                    a.progress.as_str(),
+                    a.progress.as_deref().unwrap_or_default(),
                     a.worker.as_deref(),
                 )
             })

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sms_outbox::lifecycle::OrderId;
 use sms_outbox::message::ForeignNumbers;
-use sms_outbox::outbox::Outbox;
+use sms_outbox::outbox::{Outbox, Resolution, Resolved, Word};
 use sms_outbox::reconciliation::ListedOrder;
 use sms_outbox::sandbox::{Action, Fault, FaultKind, Sandbox, SandboxConfig};
 use sqlx::PgPool;
@@ -98,7 +98,7 @@ async fn an_uncertain_job_is_sent_once_the_one_order_that_fits_is_found() {
             ("reconciliation", false)
         );
         assert_eq!(last.order_id, job.order_id);
-        let evidence = last.error_message.as_deref().unwrap_or_default();
+        let evidence = last.evidence.as_deref().unwrap_or_default();
         assert!(
             evidence.starts_with("Found in the provider's reports: order "),
             "{evidence}"
@@ -327,24 +327,50 @@ async fn switched_off_nothing_is_asked() {
 }
 
 #[tokio::test]
-async fn an_order_that_belongs_to_another_job_is_no_evidence() {
+async fn an_order_that_is_known_is_no_evidence_whoever_named_it() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
+    let outbox = Outbox::new(pool.clone());
     let provider = FakeProvider::scripted(|request| three_pages(request, "312891245"));
-    let owner = insert(pool, &[]).await;
-    execute(
-        pool,
-        format!(
-            "UPDATE sms_outbox.jobs SET status = 'sent', sent_at = now(), finished_at = now(), order_id = '312891245',
-                 content_key = (extract(epoch FROM now()) / 300)::bigint << 40 WHERE id = '{owner}'"
-        ),
-    )
-    .await;
-    let id = uncertain(pool).await;
-    let worker = Worker::start(&database, &provider, &FLAGS);
-    wait_for_outcome(pool, id, "none").await;
-    worker.stop().await;
-    assert_eq!(job(pool, id).await.status, "uncertain");
+    let known_from = [
+        // A worker that read the answer, long ago by the look of it.
+        "UPDATE sms_outbox.jobs SET status = 'sent', sent_at = now(), finished_at = now(), order_id = '312891245' WHERE id = $1",
+        // A second acceptance.
+        "INSERT INTO sms_outbox.attempt_log (job_id, token, observer, attempt, counted, started_at, progress, order_id, late)
+         VALUES ($1, 2, 'worker', 1, true, now(), 'answered', '312891245', true)",
+        // A person.
+        "",
+    ];
+    for from in known_from {
+        let owner = uncertain(pool).await;
+        if from.is_empty() {
+            let sent = Resolution::Sent {
+                order: OrderId::parse("312891245"),
+                shared: false,
+            };
+            let resolved = outbox.resolve(owner, &sent, &Word::default()).await;
+            assert_eq!(resolved.expect("the database answers"), Resolved::Done);
+        } else {
+            let written = sqlx::query(from).bind(owner).execute(pool).await;
+            written.expect("the database answers");
+            // Its own doubt would make the order a contested one.
+            execute(
+                pool,
+                format!("UPDATE sms_outbox.jobs SET status = 'failed', finished_at = now() WHERE id = '{owner}' AND status <> 'sent'"),
+            )
+            .await;
+        }
+        let id = uncertain(pool).await;
+        let worker = Worker::start(&database, &provider, &FLAGS);
+        wait_for_outcome(pool, id, "none").await;
+        worker.stop().await;
+        assert_eq!(job(pool, id).await.status, "uncertain", "{from}");
+        execute(
+            pool,
+            "DELETE FROM sms_outbox.jobs; DELETE FROM sms_outbox.attempt_log".to_owned(),
+        )
+        .await;
+    }
     assert!(
         provider
             .requests()

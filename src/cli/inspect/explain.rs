@@ -108,7 +108,9 @@ pub(super) fn attempt(attempt: &AttemptRow) -> String {
     let mut said = Vec::new();
     match (&attempt.error_class, attempt.provider_code) {
         (None, Some(451)) => said.push("accepted: a duplicate (451)".to_owned()),
-        (None, _) if attempt.progress == "answered" => said.push("accepted".to_owned()),
+        (None, _) if attempt.progress.as_deref() == Some("answered") => {
+            said.push("accepted".to_owned());
+        }
         (None, _) => {}
         (Some(class), Some(code)) => said.push(format!("{class} {code}")),
         (Some(class), None) => said.push(class.clone()),
@@ -119,17 +121,19 @@ pub(super) fn attempt(attempt: &AttemptRow) -> String {
     if let Some(status) = attempt.http_status.filter(|status| *status != 200) {
         said.push(format!("HTTP {status}"));
     }
-    if attempt.observer != "worker" {
-        said.push(format!("noticed by {}", attempt.observer));
+    match (attempt.observer.as_str(), &attempt.said_by) {
+        ("worker", _) => {}
+        (observer, None) => said.push(format!("noticed by {observer}")),
+        (observer, Some(who)) => said.push(format!("said by {observer} {who}")),
     }
     if attempt.late {
         said.push("came after the claim was lost".to_owned());
     }
-    if !attempt.counted {
+    if !attempt.counted && attempt.observer == "worker" {
         said.push("attempt released".to_owned());
     }
     let mut line = said.join(", ");
-    if let Some(message) = &attempt.error_message {
+    if let Some(message) = attempt.error_message.as_ref().or(attempt.evidence.as_ref()) {
         line.push_str(": ");
         line.push_str(message);
     }
