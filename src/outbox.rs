@@ -21,7 +21,7 @@ mod record;
 mod rescue;
 mod warm;
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
@@ -30,6 +30,7 @@ pub use claim::{CLAIM_BULK, CLAIM_SINGLES, Claim, Cursor, Cursors, Slots};
 pub use connect::ConnectOptions;
 use connect::STEADY_PLANS;
 pub use error::{OutboxError, chain};
+use error::{Said, said};
 pub use examine::{Missing, Pooling, QueueFacts, SenderInUse, ServerFacts};
 pub use identity::{Change, DatabaseIdentity, OpenJobs, Promotions};
 pub use inspect::{AttemptRow, Depth, Filter, JobRow, QueueStat};
@@ -94,12 +95,30 @@ impl Outbox {
     }
 
     /// Runs one call on a connection of its own, under the deadline. A connection whose answer did not come is closed:
-    /// no other call may read that answer.
+    /// no other call may read that answer. What was surely not done, and not for a fault of the call, is tried again at once.
     async fn call<T>(
         &self,
         doing: &'static str,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error> + Clone,
     ) -> Result<T, OutboxError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_call(doing, tries, work.clone()).await {
+                ControlFlow::Break(result) => return result,
+                ControlFlow::Continue(()) => {}
+            }
+        }
+    }
+
+    /// One try of a [call](Self::call); to be continued by another one.
+    async fn try_call<T>(
+        &self,
+        doing: &'static str,
+        tries: u32,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> ControlFlow<Result<T, OutboxError>> {
+        let given_up = |error| ControlFlow::Break(Err(error));
         let too_late = || OutboxError::Deadline {
             doing,
             deadline: self.deadline,
@@ -109,8 +128,8 @@ impl Outbox {
             None => match tokio::time::timeout(self.deadline, self.ways.acquire()).await {
                 Ok(Ok(acquired)) => acquired,
                 // The pool's own limit is the same, and either may be reached first.
-                Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => return Err(too_late()),
-                Ok(Err(source)) => return Err(OutboxError::from_sqlx(doing, source)),
+                Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => return given_up(too_late()),
+                Ok(Err(source)) => return given_up(OutboxError::from_sqlx(doing, source)),
             },
         };
         let mut connection = Unanswered(Some(connection));
@@ -123,8 +142,8 @@ impl Outbox {
             // from its beginning come with it, in the same message.
             let ms = self.statement_timeout_ms;
             let mut begin = format!(
-                "BEGIN; SET LOCAL statement_timeout = {ms}; SET LOCAL lock_timeout = {ms}; \
-                 SET LOCAL idle_in_transaction_session_timeout = 60000"
+                "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {ms}; SET LOCAL lock_timeout = {ms}; \
+                 SET LOCAL idle_in_transaction_session_timeout = 60000; SET LOCAL log_parameter_max_length_on_error = 0"
             );
             if self.for_worker {
                 for (setting, value) in STEADY_PLANS {
@@ -144,16 +163,38 @@ impl Outbox {
                 }
             }
         };
-        let result = tokio::time::timeout(self.deadline, done)
-            .await
-            .map_err(|_| too_late())?;
-        let connection = connection.answered();
-        if self.for_worker && !shared && result.is_ok() {
-            self.warm.keep(connection);
-        } else {
-            give_back(connection);
+        let Ok(result) = tokio::time::timeout(self.deadline, done).await else {
+            return given_up(too_late());
+        };
+        let source = match result {
+            Ok(result) => {
+                let connection = connection.answered();
+                if self.for_worker && !shared {
+                    self.warm.keep(connection);
+                } else {
+                    give_back(connection);
+                }
+                return ControlFlow::Break(Ok(result));
+            }
+            Err(source) => source,
+        };
+        let said = said(&source);
+        match said {
+            Said::InTheWay | Said::TheCall => give_back(connection.answered()),
+            Said::StalePlan | Said::WrongSession | Said::BrokenSession => drop(connection),
         }
-        result.map_err(|source| OutboxError::from_sqlx(doing, source))
+        let most = match said {
+            Said::InTheWay => 5,
+            // Each connection in the pool may have prepared it.
+            Said::StalePlan => self.ways.pool().size() + 2,
+            Said::WrongSession => 2,
+            Said::BrokenSession | Said::TheCall => 1,
+        };
+        if tries < most {
+            ControlFlow::Continue(())
+        } else {
+            given_up(OutboxError::from_sqlx(doing, source))
+        }
     }
 }
 

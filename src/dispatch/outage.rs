@@ -16,6 +16,9 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// How often it is checked whether an operator has confirmed another database.
 const UNCONFIRMED: Duration = Duration::from_millis(500);
 
+/// How long to wait when other sessions were in the way.
+const IN_THE_WAY: Duration = Duration::from_millis(20);
+
 /// Shared by everything in a worker that talks to the database.
 #[derive(Debug, Default)]
 pub struct Outage {
@@ -65,6 +68,10 @@ impl Outage {
         if let OutboxError::AnotherDatabase(change) = error {
             self.is_unconfirmed(change);
             return UNCONFIRMED;
+        }
+        if matches!(error, OutboxError::Conflict { .. }) {
+            tracing::debug!(error = %chain(error), "tried again");
+            return IN_THE_WAY;
         }
         let mut known = self.known();
         let now = Instant::now();

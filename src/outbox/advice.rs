@@ -26,6 +26,7 @@ pub fn advice(error: &OutboxError) -> &'static str {
         }
         OutboxError::AnotherDatabase(_) => CONFIRM,
         OutboxError::Standby => STANDBY,
+        OutboxError::Conflict { .. } => "try it again",
         OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. } => {
             advice_on(source)
         }

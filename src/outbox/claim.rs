@@ -279,7 +279,7 @@ impl Outbox {
         lease: Duration,
         worker: &str,
         tolerance: Option<Duration>,
-        bind: impl FnOnce(Claiming) -> Claiming,
+        bind: impl FnOnce(Claiming) -> Claiming + Clone,
     ) -> Result<Vec<Claim>, OutboxError> {
         let asked = Instant::now();
         let rows = self

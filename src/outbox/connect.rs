@@ -1,6 +1,6 @@
 //! Opening a pool that cannot lose writes and cannot wait for ever.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::atomic::Ordering, time::Duration};
 
 use sqlx::{
     Executor, PgConnection,
@@ -26,6 +26,19 @@ pub(super) const STEADY_PLANS: [(&str, &str); 6] = [
     // What is switched off counts as very expensive, and what is expensive would be compiled first.
     ("jit", "off"),
 ];
+
+/// A server that logs slow or failing statements logs what was bound to them as well: numbers and texts. Those of this session it
+/// leaves out, as far as the role may say so. Not at the start of the session, where what is refused would end it.
+async fn keep_parameters_out_of_logs(connection: &mut PgConnection) {
+    let settings = "SET log_parameter_max_length_on_error = 0;
+        DO $$ begin
+            perform set_config('log_parameter_max_length', '0', false);
+        exception when insufficient_privilege then
+            null;
+        end $$";
+    // A connection that is broken fails, and is told, where it is used.
+    connection.execute(settings).await.ok();
+}
 
 /// How to reach the database.
 #[derive(Clone)]
@@ -99,6 +112,10 @@ impl ConnectOptions {
             ("statement_timeout", statement_timeout.as_str()),
             ("lock_timeout", statement_timeout.as_str()),
             ("idle_in_transaction_session_timeout", "60000"),
+            // Whatever the database's own defaults are: its statements are written for this isolation, in which they wait for one
+            // another instead of failing; and its connections lie idle.
+            ("default_transaction_isolation", "read committed"),
+            ("idle_session_timeout", "0"),
             ("tcp_keepalives_idle", "10"),
             ("tcp_keepalives_interval", "5"),
             ("tcp_keepalives_count", "3"),
@@ -137,6 +154,9 @@ impl ConnectOptions {
                         Box::pin(async move {
                             if asks {
                                 ask_for_the_mark(connection, &met).await?;
+                            }
+                            if !met.load(Ordering::Acquire) {
+                                keep_parameters_out_of_logs(connection).await;
                             }
                             if watches {
                                 // What fails here fails again, and is told, where the connection is used.

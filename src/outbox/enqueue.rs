@@ -53,9 +53,9 @@ const STORING: &str = "putting a message into the outbox";
 impl From<OutboxError> for EnqueueError {
     fn from(error: OutboxError) -> Self {
         match error {
-            OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. } => {
-                Self::Database(source)
-            }
+            OutboxError::Unreachable { source, .. }
+            | OutboxError::Conflict { source, .. }
+            | OutboxError::Refused { source, .. } => Self::Database(source),
             // Of these, only the first can be: nothing is read here, and a message may wait anywhere.
             OutboxError::Deadline { .. }
             | OutboxError::Unreadable { .. }

@@ -24,6 +24,15 @@ pub enum OutboxError {
         #[source]
         source: sqlx::Error,
     },
+    /// Other sessions were in the way, again and again: what was done is undone, and nothing is wrong with the database.
+    #[error("other sessions were in the way while {doing}")]
+    Conflict {
+        /// What was being done.
+        doing: &'static str,
+        /// What it said.
+        #[source]
+        source: sqlx::Error,
+    },
     /// The database answered with an error.
     #[error("the database refused while {doing}")]
     Refused {
@@ -71,7 +80,10 @@ impl OutboxError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Deadline { .. } | Self::Unreachable { .. } | Self::Standby
+            Self::Deadline { .. }
+                | Self::Unreachable { .. }
+                | Self::Conflict { .. }
+                | Self::Standby
         )
     }
 
@@ -82,6 +94,7 @@ impl OutboxError {
         match self {
             Self::Deadline { .. }
             | Self::Unreachable { .. }
+            | Self::Conflict { .. }
             | Self::AnotherDatabase(_)
             | Self::Standby => false,
             Self::Unreadable { .. } => true,
@@ -98,16 +111,16 @@ impl OutboxError {
     }
 
     pub(super) fn from_sqlx(doing: &'static str, source: sqlx::Error) -> Self {
+        if matches!(said(&source), Said::InTheWay) {
+            return Self::Conflict { doing, source };
+        }
         let lost = match &source {
             sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-                // Connection failure, shutdown and start-up, too many connections, serialisation and deadlock, lock and
-                // statement timeouts, and a server that has just become a read-only standby.
+                // Connection failure, shutdown and start-up, too many connections, lock and statement timeouts, and a server
+                // that has just become a read-only standby.
                 code.starts_with("08")
                     || code.starts_with("57P")
-                    || matches!(
-                        code.as_ref(),
-                        "53300" | "40001" | "40P01" | "55P03" | "57014" | "25006"
-                    )
+                    || matches!(code.as_ref(), "53300" | "55P03" | "57014" | "25006")
             }),
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
@@ -122,6 +135,53 @@ impl OutboxError {
         } else {
             Self::Refused { doing, source }
         }
+    }
+}
+
+/// Whom the database blames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Other sessions: nothing was done, and the same call may succeed at once.
+    InTheWay,
+    /// A statement that this session had prepared. Nothing was done, and any other connection may hold the like.
+    StalePlan,
+    /// The session, which cannot do this here, or not any more; nothing was done. The next one may lead to another server.
+    WrongSession,
+    /// The session is over, or cannot be trusted. What it was doing may have been done.
+    BrokenSession,
+    /// The call itself, or something that another session would meet as well.
+    TheCall,
+}
+
+/// What an error says about the session that it came from.
+pub(super) fn said(source: &sqlx::Error) -> Said {
+    match source {
+        sqlx::Error::Database(error) => {
+            said_by_code(error.code().as_deref().unwrap_or_default(), error.message())
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::WorkerCrashed => Said::BrokenSession,
+        _ => Said::TheCall,
+    }
+}
+
+fn said_by_code(code: &str, message: &str) -> Said {
+    match code {
+        // A serialisation failure, where somebody set the isolation; a deadlock.
+        "40001" | "40P01" => Said::InTheWay,
+        // After a column's type has changed. The code stands for much else, and the words are not translated everywhere.
+        "0A000" if message.contains("cached plan") => Said::StalePlan,
+        // Prepared statements that are not there, or that are there already: somebody discarded them, or a pooler lent another
+        // server process.
+        "26000" | "42P05" => Said::StalePlan,
+        // Read-only: a standby, or a primary that has become one.
+        "25006" => Said::WrongSession,
+        // Other states of a transaction that nobody can have left open; failures of the server's own.
+        _ if code.starts_with("25") || code.starts_with("XX") => Said::BrokenSession,
+        _ if code.starts_with("57P") || code.starts_with("08") => Said::BrokenSession,
+        _ => Said::TheCall,
     }
 }
 
@@ -170,4 +230,57 @@ fn without_the_row(error: &(dyn std::error::Error + 'static)) -> Option<String> 
         .map(|name| format!(", constraint {name}"))
         .unwrap_or_default();
     Some(format!("the row was refused (SQLSTATE {code}{constraint})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_session_is_told_from_what_is_said_of_a_call() {
+        use Said::{BrokenSession, InTheWay, StalePlan, TheCall, WrongSession};
+        for (code, message, expected) in [
+            ("40001", "could not serialize access", InTheWay),
+            ("40P01", "deadlock detected", InTheWay),
+            (
+                "0A000",
+                "cached plan must not change result type",
+                StalePlan,
+            ),
+            ("0A000", "cannot use a function here", TheCall),
+            (
+                "26000",
+                "prepared statement \"s\" does not exist",
+                StalePlan,
+            ),
+            (
+                "42P05",
+                "prepared statement \"s\" already exists",
+                StalePlan,
+            ),
+            (
+                "25006",
+                "cannot execute UPDATE in a read-only transaction",
+                WrongSession,
+            ),
+            ("25P02", "current transaction is aborted", BrokenSession),
+            ("57P01", "terminating connection", BrokenSession),
+            (
+                "57P05",
+                "terminating connection due to idle-session timeout",
+                BrokenSession,
+            ),
+            ("08006", "server closed the connection", BrokenSession),
+            ("XX000", "cache lookup failed for type 1", BrokenSession),
+            (
+                "57014",
+                "canceling statement due to statement timeout",
+                TheCall,
+            ),
+            ("42501", "permission denied", TheCall),
+            ("23514", "a rule", TheCall),
+        ] {
+            assert_eq!(said_by_code(code, message), expected, "{code} {message}");
+        }
+    }
 }

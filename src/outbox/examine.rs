@@ -26,6 +26,16 @@ pub struct ServerFacts {
     pub full_page_writes: bool,
     /// `synchronous_commit` of this role in this database.
     pub synchronous_commit: String,
+    /// The settings by which the server logs statements, as in `log_statement = all`.
+    pub logs_statements: Vec<String>,
+    /// Whether what is bound to a logged statement is logged as well.
+    pub logs_parameters: bool,
+    /// The same of a statement that failed.
+    pub logs_parameters_on_error: bool,
+    /// The version of TLS, as in `TLSv1.3`; `None`: the connection that the server has is not encrypted.
+    pub tls: Option<String>,
+    /// Whether it comes from the same machine.
+    pub is_local: bool,
     /// How many connections ordinary roles may have in all, in this database or by this role, whichever is least.
     pub connections_allowed: i64,
     /// How many of those are in use.

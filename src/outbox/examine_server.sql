@@ -28,6 +28,17 @@ SELECT current_setting('server_version') AS version,
        current_setting('fsync') = 'on' AS fsync,
        current_setting('full_page_writes') = 'on' AS full_page_writes,
        current_setting('synchronous_commit') AS synchronous_commit,
+       -- What a session of this role begins with, so that what this one has set for itself does not count.
+       ARRAY(SELECT name || ' = ' || reset_val FROM pg_settings
+             WHERE name = 'log_statement' AND reset_val IN ('mod', 'all')
+                OR name IN ('log_min_duration_statement', 'log_min_duration_sample', 'auto_explain.log_min_duration')
+                   AND reset_val <> '-1'
+                OR name = 'pgaudit.log' AND reset_val NOT IN ('', 'none')
+             ORDER BY name) AS logs_statements,
+       (SELECT reset_val FROM pg_settings WHERE name = 'log_parameter_max_length') <> '0' AS logs_parameters,
+       (SELECT reset_val FROM pg_settings WHERE name = 'log_parameter_max_length_on_error') <> '0' AS logs_parameters_on_error,
+       (SELECT ssl.version FROM pg_stat_ssl AS ssl WHERE ssl.pid = pg_backend_pid() AND ssl.ssl) AS tls,
+       coalesce(inet_server_addr() <<= '127.0.0.0/8' OR inet_server_addr() = '::1', true) AS is_local,
        free.allowed AS connections_allowed,
        free.used AS connections_used,
        -- Workers put their name behind the program's; everyone else is just the program.

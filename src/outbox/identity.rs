@@ -270,7 +270,7 @@ impl Outbox {
     pub(super) async fn call_where_pinned<T>(
         &self,
         doing: &'static str,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error> + Clone,
     ) -> Result<T, OutboxError> {
         self.call(doing, async |connection| {
             let mut seen = self.watch.seen();

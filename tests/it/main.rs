@@ -28,6 +28,7 @@ mod reconciliation;
 mod recording;
 mod restores;
 mod retries;
+mod sessions;
 mod silent_provider;
 mod statements;
 mod stopping;

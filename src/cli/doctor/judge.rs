@@ -60,7 +60,9 @@ pub(super) fn server(facts: &ServerFacts, needed: u32) -> Vec<Finding> {
     } else {
         Finding::ok("database", found)
     });
+    findings.push(encryption(facts));
     findings.push(durability(facts));
+    findings.extend(server_log(facts));
 
     let free = (facts.connections_allowed - facts.connections_used).max(0);
     let found = format!(
@@ -78,6 +80,50 @@ pub(super) fn server(facts: &ServerFacts, needed: u32) -> Vec<Finding> {
         Finding::ok("connections", found)
     });
     findings
+}
+
+fn encryption(facts: &ServerFacts) -> Finding {
+    let check = "encryption";
+    match &facts.tls {
+        Some(version) => Finding::ok(
+            check,
+            format!("the connection to the database is encrypted ({version})"),
+        ),
+        None if facts.is_local => Finding::ok(
+            check,
+            "none, and none needed: the database is on this machine",
+        ),
+        None => Finding::warning(
+            check,
+            "the connection to the database is not encrypted: numbers and texts cross the network in clear",
+            "unless that network is your own, switch ssl on in the server and add ?sslmode=verify-full to DATABASE_URL \
+             (docs/operations.md, \"TLS\"). Behind a pooler this is about its connection, not yours",
+        ),
+    }
+}
+
+/// Whether numbers and texts end up in the server's log.
+fn server_log(facts: &ServerFacts) -> Option<Finding> {
+    let mut settings = facts.logs_statements.clone();
+    let advice = "set log_parameter_max_length and log_parameter_max_length_on_error to 0, let producers bind what they insert \
+                  instead of writing it into the statement, and keep the log as private as the table";
+    if !settings.is_empty() && facts.logs_parameters {
+        settings.push("log_parameter_max_length is not 0".to_owned());
+    }
+    if facts.logs_parameters_on_error {
+        settings.push("log_parameter_max_length_on_error is not 0".to_owned());
+    }
+    if settings.is_empty() {
+        return None;
+    }
+    Some(Finding::warning(
+        "server log",
+        format!(
+            "the server logs what producers insert, with its numbers and texts ({})",
+            settings.join(", ")
+        ),
+        advice,
+    ))
 }
 
 fn durability(facts: &ServerFacts) -> Finding {
@@ -595,6 +641,11 @@ mod tests {
             fsync,
             full_page_writes: true,
             synchronous_commit: synchronous_commit.to_owned(),
+            logs_statements: Vec::new(),
+            logs_parameters: true,
+            logs_parameters_on_error: false,
+            tls: None,
+            is_local: true,
             connections_allowed: 97,
             connections_used: 3,
             workers: 0,
