@@ -635,6 +635,8 @@ CREATE TABLE sms_outbox.database_identity (
     database_name     text,
     jobs_oid          bigint      NOT NULL,
     promotions        text        NOT NULL DEFAULT 'stop',
+    promotion_until   timestamptz,
+    provider_url      text,
     pinned_at         timestamptz NOT NULL DEFAULT now(),
     pinned_by         text        NOT NULL,
     CONSTRAINT database_identity_pkey PRIMARY KEY (one),
@@ -665,6 +667,12 @@ COMMENT ON COLUMN sms_outbox.database_identity.jobs_oid IS
 COMMENT ON COLUMN sms_outbox.database_identity.promotions IS
     'Whether another timeline alone makes workers stop (stop) or not (go_on: replication is synchronous, so that a promoted '
     'standby has forgotten nothing). Written by resume --after-restore --promotions.';
+COMMENT ON COLUMN sms_outbox.database_identity.promotion_until IS
+    'Until then one promotion is meant: the first worker that meets a later timeline writes it down as the pinned one, and clears '
+    'this. Null: none is. Written by resume --before-promotion.';
+COMMENT ON COLUMN sms_outbox.database_identity.provider_url IS
+    'Scheme, host and port of the provider that the queue is for: a worker with another one claims nothing. Null: no worker has '
+    'been here yet. Written by the first worker, and by resume --provider.';
 COMMENT ON COLUMN sms_outbox.database_identity.pinned_at IS 'When this row was written. Written as system_identifier.';
 COMMENT ON COLUMN sms_outbox.database_identity.pinned_by IS 'migrate, a worker, or an operator. Written as system_identifier.';
 

@@ -10,8 +10,8 @@ use crate::{
     failpoints,
     metrics::Metrics,
     monitoring::Monitor,
-    outbox::{ConnectOptions, Outbox, OutboxError, SchemaState, UNRELEASED},
-    provider::{Credentials, Provider, ProviderConfig, ProviderError},
+    outbox::{ConnectOptions, Outbox, OutboxError, SchemaState, UNRELEASED, Watcher},
+    provider::{Credentials, Provider, ProviderConfig, ProviderError, origin},
 };
 
 /// How a worker is told to stop.
@@ -104,10 +104,20 @@ pub async fn run(
             credentials: Credentials::new(secrets.key, secrets.hash),
         })
         .collect();
+    let address = |error| match error {
+        ProviderError::Address { .. } => {
+            Misconfigured(format!("ILETIMERKEZI_BASE_URL: {error}")).into()
+        }
+        other => DaemonError::Provider(other),
+    };
+    let watcher = Watcher {
+        worker: worker.as_str().into(),
+        provider: origin(&config.provider.base_url).map_err(address)?.into(),
+    };
     let outbox = ConnectOptions {
         connections: connections(accounts.len()),
         application_name: format!("sms-outbox {worker}"),
-        watches: true,
+        watcher: Some(watcher),
         for_worker: true,
         ..config.database.connect_options()?
     }
@@ -125,12 +135,7 @@ pub async fn run(
         reuse_connections: true,
         user_agent: concat!("sms-outbox/", env!("CARGO_PKG_VERSION")).to_owned(),
     })
-    .map_err(|error| match error {
-        ProviderError::Address { .. } => {
-            Misconfigured(format!("ILETIMERKEZI_BASE_URL: {error}")).into()
-        }
-        other => DaemonError::Provider(other),
-    })?;
+    .map_err(address)?;
     if let Some(warning) = provider.warning() {
         tracing::warn!("{warning}");
     }

@@ -4,6 +4,7 @@
 //! call can wait for ever on a server that has gone silent. `claim` and `record` are what workers live on; `inspect` and
 //! `operate` answer and obey people. What producers use is in `producer`.
 
+mod address;
 mod advice;
 mod claim;
 mod connect;
@@ -19,20 +20,21 @@ mod pooler;
 mod reconcile;
 mod record;
 mod rescue;
+mod servers;
 mod warm;
 
 use std::{ops::ControlFlow, time::Duration};
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
-pub use advice::{ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, CONFIRM, advice, advice_on};
+pub use advice::{ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, advice, advice_on, confirmed_by};
 pub use claim::{CLAIM_BULK, CLAIM_SINGLES, Claim, Cursor, Cursors, Slots};
 pub use connect::ConnectOptions;
 use connect::STEADY_PLANS;
 pub use error::{OutboxError, chain};
 use error::{Said, said};
 pub use examine::{Missing, Pooling, QueueFacts, SenderInUse, ServerFacts};
-pub use identity::{Change, DatabaseIdentity, OpenJobs, Promotions};
+pub use identity::{Change, DatabaseIdentity, OpenJobs, Promotions, Watcher};
 pub use inspect::{AttemptRow, Depth, Filter, JobRow, QueueStat};
 pub use migrate::{MigrationError, SchemaState, UNRELEASED};
 pub use operate::{Cancelled, Resolution, Resolved, Word};
@@ -128,8 +130,14 @@ impl Outbox {
             None => match tokio::time::timeout(self.deadline, self.ways.acquire()).await {
                 Ok(Ok(acquired)) => acquired,
                 // The pool's own limit is the same, and either may be reached first.
-                Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => return given_up(too_late()),
-                Ok(Err(source)) => return given_up(OutboxError::from_sqlx(doing, source)),
+                Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => {
+                    self.ways.doubt();
+                    return given_up(too_late());
+                }
+                Ok(Err(source)) => {
+                    self.ways.doubt();
+                    return given_up(OutboxError::from_sqlx(doing, source));
+                }
             },
         };
         let mut connection = Unanswered(Some(connection));
@@ -164,6 +172,7 @@ impl Outbox {
             }
         };
         let Ok(result) = tokio::time::timeout(self.deadline, done).await else {
+            self.ways.doubt();
             return given_up(too_late());
         };
         let source = match result {
@@ -181,7 +190,11 @@ impl Outbox {
         let said = said(&source);
         match said {
             Said::InTheWay | Said::TheCall => give_back(connection.answered()),
-            Said::StalePlan | Said::WrongSession | Said::BrokenSession => drop(connection),
+            Said::StalePlan => drop(connection),
+            Said::WrongSession | Said::BrokenSession => {
+                drop(connection);
+                self.ways.doubt();
+            }
         }
         let most = match said {
             Said::InTheWay => 5,

@@ -686,6 +686,14 @@ fn base_url(text: &str) -> Result<Url, ProviderError> {
     Ok(url)
 }
 
+/// Scheme, host and port of the provider, as they are noted in the queue: without credentials, path and what is the default anyway.
+///
+/// # Errors
+/// When the address is no plain `http` or `https` one.
+pub fn origin(base_url: &str) -> Result<String, ProviderError> {
+    Ok(self::base_url(base_url)?.origin().ascii_serialization())
+}
+
 fn is_loopback(url: &Url) -> bool {
     url.host_str().is_some_and(|host| {
         let address = host.trim_start_matches('[').trim_end_matches(']');

@@ -20,7 +20,7 @@ use crate::{
         ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, ConnectOptions, Outbox, OutboxError, PgBouncer, Pooling,
         SchemaState, SenderInUse, advice, chain,
     },
-    provider::{Balance, Credentials, ProbeError, Provider, ProviderConfig},
+    provider::{Balance, Credentials, ProbeError, Provider, ProviderConfig, origin},
 };
 
 /// The longest that one question to the database may take.
@@ -273,7 +273,12 @@ async fn look(
         Err(error) => failed(report, "privileges", &error)?,
     }
     match outbox.identity().await {
-        Ok(found) => report.add(judge::identity(&found)),
+        Ok(found) => {
+            report.add(judge::identity(&found));
+            // An address that cannot be read is told with the provider.
+            let provider = origin(&config.provider.base_url).ok();
+            report.extend(provider.and_then(|ours| judge::queue_for(&found, &ours)));
+        }
         Err(error) => failed(report, "identity", &error)?,
     }
     let senders = match outbox.senders_in_use().await {

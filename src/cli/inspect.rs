@@ -17,7 +17,7 @@ use crate::{
     config::{DatabaseArgs, duration},
     lifecycle::{ErrorClass, Status},
     message::{Coding, ForeignNumbers, Parts, Recipient, estimate},
-    outbox::{AttemptRow, CONFIRM, Filter, JobRow, PauseRow, QueueStat, Reconciliation},
+    outbox::{AttemptRow, Filter, JobRow, PauseRow, QueueStat, Reconciliation, confirmed_by},
 };
 
 /// Of a listed job's numbers, as many are read at most. A bulk order has up to 50,000.
@@ -214,9 +214,12 @@ pub(super) async fn stats(args: StatsArgs) -> anyhow::Result<ExitCode> {
     let stats = outbox.stats().await.map_err(explained)?;
     // Whoever may only look need not be able to see this.
     let found = outbox.identity().await.ok();
-    let stands_still = found
-        .and_then(|found| found.change())
-        .map(|change| format!("Nothing is sent, because {change}; {CONFIRM}\n"));
+    let stands_still = found.and_then(|found| found.change()).map(|change| {
+        format!(
+            "Nothing is sent, because {change}; {}\n",
+            confirmed_by(&change)
+        )
+    });
     if args.json {
         if let Some(why) = stands_still {
             eprint!("note: {why}");

@@ -15,7 +15,11 @@ use crate::{
     config::{DatabaseArgs, Misconfigured, duration},
     lifecycle::PauseScope,
     outbox::{Filter, Promotions},
+    provider::origin,
 };
+
+/// A promotion that is announced for longer is forgotten before it comes.
+const LONGEST_ANNOUNCEMENT: Duration = Duration::from_secs(86_400);
 
 /// How many jobs one statement makes uncertain.
 const AT_ONCE: usize = 5_000;
@@ -91,6 +95,20 @@ pub(super) struct ResumeArgs {
     /// may have been sent; --waiting says what becomes of them. Jobs that were being sent are treated as after any crash.
     #[arg(long, conflicts_with_all = ["account", "sender", "iys", "all"])]
     after_restore: bool,
+
+    /// The next promotion of a standby is meant: workers go on after it, once, if it comes within --within. Say it before a
+    /// planned switchover, to a database whose standby receives everything
+    #[arg(long, conflicts_with_all = ["account", "sender", "iys", "all", "after_restore"])]
+    before_promotion: bool,
+
+    /// With --before-promotion: for how long the promotion is waited for
+    #[arg(long, requires = "before_promotion", value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    within: Duration,
+
+    /// The queue is for the provider at this address from now on, as in ILETIMERKEZI_BASE_URL: workers with another one claim
+    /// nothing. What waits is sent there
+    #[arg(long, value_name = "URL", conflicts_with_all = ["account", "sender", "iys", "all", "after_restore", "before_promotion"])]
+    provider: Option<String>,
 
     /// With --after-restore: what becomes of queued jobs that were due
     #[arg(
@@ -185,6 +203,12 @@ pub(super) async fn resume(args: ResumeArgs) -> anyhow::Result<ExitCode> {
     if args.after_restore {
         return after_restore(args).await;
     }
+    if args.before_promotion {
+        return before_promotion(&args).await;
+    }
+    if let Some(provider) = &args.provider {
+        return name_provider(&args, provider).await;
+    }
     let (scope, sender) = args.target.scope()?;
     let outbox = open(&args.database).await?;
     let by = operator();
@@ -233,6 +257,59 @@ pub(super) async fn resume(args: ResumeArgs) -> anyhow::Result<ExitCode> {
         said.push_str(&format!("Still paused: {}\n", explain::pause(pause)));
     }
     text::print(&said)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn before_promotion(args: &ResumeArgs) -> anyhow::Result<ExitCode> {
+    if args.within.is_zero() || args.within > LONGEST_ANNOUNCEMENT {
+        return Err(
+            Misconfigured("--within must be longer than 0, and at most a day".to_owned()).into(),
+        );
+    }
+    let outbox = open(&args.database).await?;
+    let found = outbox.identity().await.map_err(explained)?;
+    if let Some(change) = found.change() {
+        anyhow::bail!(
+            "nothing is sent from this database already, because {change}: nothing was changed"
+        );
+    }
+    if !outbox
+        .mean_promotion(args.within)
+        .await
+        .map_err(explained)?
+    {
+        anyhow::bail!(
+            "no worker has been here yet, so that no promotion would stop one: nothing was changed"
+        );
+    }
+    let ms = i64::try_from(args.within.as_millis()).unwrap_or(i64::MAX);
+    text::print(&format!(
+        "The next promotion within {} does not stop workers; any later one does.\n",
+        span(ms)
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn name_provider(args: &ResumeArgs, url: &str) -> anyhow::Result<ExitCode> {
+    let provider = origin(url).map_err(|error| Misconfigured(format!("--provider: {error}")))?;
+    let outbox = open(&args.database).await?;
+    let found = outbox.identity().await.map_err(explained)?;
+    if found.pinned_provider.as_deref() == Some(&provider) {
+        text::print(&format!(
+            "The queue is for {provider} already: nothing was changed.\n"
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    outbox
+        .name_provider(&operator(), &provider)
+        .await
+        .map_err(explained)?;
+    let before = found.pinned_provider.map_or_else(String::new, |before| {
+        format!(", and no longer for {before}")
+    });
+    text::print(&format!(
+        "The queue is for {provider}{before}: workers that were told so send within a few seconds, others claim nothing.\n"
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

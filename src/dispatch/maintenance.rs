@@ -25,11 +25,7 @@ pub(super) async fn run(dispatch: Arc<Dispatch>) {
     let mut leases = LeaseCursor::new();
     loop {
         // Not in a database that has forgotten what was sent: there everything waits for a person.
-        match dispatch
-            .outbox
-            .verify_identity(&dispatch.settings.worker)
-            .await
-        {
+        match dispatch.outbox.verify_identity().await {
             Ok(()) => {
                 dispatch.outage.confirmed();
                 round(&dispatch, &mut leases).await;

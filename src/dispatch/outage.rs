@@ -128,6 +128,14 @@ impl Outage {
         known.reached = Some(now);
         if known.unconfirmed.is_none_or(|said| now - said >= REMINDER) {
             known.unconfirmed = Some(now);
+            if let Change::Provider { .. } = change {
+                tracing::error!(
+                    %change,
+                    "sending is stopped: this queue is for another provider; give each provider a database of its own, or say \
+                     that it is meant with `sms-outbox resume --provider URL`"
+                );
+                return;
+            }
             tracing::error!(
                 %change,
                 "sending is stopped: this is not the pinned database, and jobs that were already sent may look unsent in it; \

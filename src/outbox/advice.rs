@@ -1,13 +1,29 @@
 //! What to do about what PostgreSQL and its driver say.
 
-use super::OutboxError;
+use super::{Change, OutboxError};
 
 /// Where nothing better is known.
 pub const ASK_DOCTOR: &str = "`sms-outbox doctor` checks everything that is needed, one by one";
 
 /// Where a backup was restored.
-pub const CONFIRM: &str =
+const CONFIRM: &str =
     "if messages are to be sent from here, read `sms-outbox resume --help` on --after-restore";
+
+/// What to do about a queue that is for another provider.
+const OTHER_PROVIDER: &str = "put ILETIMERKEZI_BASE_URL right or give each provider a database of its own; if the queue is to be sent \
+    through another one from now on, read `sms-outbox resume --help` on --provider";
+
+/// What to do where nothing is sent because of a change.
+#[must_use]
+pub const fn confirmed_by(change: &Change) -> &'static str {
+    match change {
+        Change::Server { .. }
+        | Change::Database { .. }
+        | Change::Tables
+        | Change::Timeline { .. } => CONFIRM,
+        Change::Provider { .. } => OTHER_PROVIDER,
+    }
+}
 
 const STANDBY: &str = "this server is read-only: let DATABASE_URL name the primary";
 
@@ -24,7 +40,7 @@ pub fn advice(error: &OutboxError) -> &'static str {
         OutboxError::Unreadable { .. } => {
             "a later version may have written it: use the newest sms-outbox"
         }
-        OutboxError::AnotherDatabase(_) => CONFIRM,
+        OutboxError::AnotherDatabase(change) => confirmed_by(change),
         OutboxError::Standby => STANDBY,
         OutboxError::Conflict { .. } => "try it again",
         OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. } => {
@@ -37,9 +53,11 @@ pub fn advice(error: &OutboxError) -> &'static str {
 pub fn advice_on(error: &sqlx::Error) -> &'static str {
     match error {
         sqlx::Error::Configuration(_) => {
-            "write DATABASE_URL as postgres://user:password@host:5432/database, with special characters in the password \
-             escaped (%40 for @)"
+            "write DATABASE_URL as postgres://user:password@host:5432/database (several hosts: host1,host2), with special \
+             characters in the password escaped (%40 for @)"
         }
+        sqlx::Error::Io(error) if is_about_a_certificate(error) => CERTIFICATE,
+        sqlx::Error::Tls(error) if is_about_a_certificate(&**error) => CERTIFICATE,
         sqlx::Error::Io(_) => "is the server running, and are host and port in DATABASE_URL right?",
         sqlx::Error::Tls(_) => {
             "TLS could not be agreed on: see sslmode and sslrootcert in DATABASE_URL"
@@ -49,6 +67,23 @@ pub fn advice_on(error: &sqlx::Error) -> &'static str {
         }
         _ => ASK_DOCTOR,
     }
+}
+
+const CERTIFICATE: &str = "the server is running, and its certificate cannot be used: verify-ca and verify-full need the authority \
+    that signed it (sslrootcert in DATABASE_URL), verify-full its host's name in it, and every mode a certificate of X.509 version 3 \
+    (one of version 1, which `openssl x509 -req` makes without -extfile, is refused by the TLS library also where it is not verified)";
+
+/// Whether a handshake failed over the server's certificate. The TLS library's own types are not ours to name; its words are.
+fn is_about_a_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let words = error.to_string().to_ascii_lowercase();
+        if words.contains("certificate") || words.contains("certversion") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn advice_on_code(code: &str, message: &str) -> &'static str {

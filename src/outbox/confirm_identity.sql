@@ -7,4 +7,4 @@ FROM sms_outbox.current_database_identity()
 ON CONFLICT (one) DO UPDATE
 SET system_identifier = excluded.system_identifier, timeline = excluded.timeline, database_oid = excluded.database_oid,
     database_name = excluded.database_name, jobs_oid = excluded.jobs_oid, pinned_by = excluded.pinned_by, pinned_at = now(),
-    promotions = coalesce($2, pinned.promotions)
+    promotions = coalesce($2, pinned.promotions), promotion_until = NULL

@@ -1,16 +1,17 @@
 //! Opening a pool that cannot lose writes and cannot wait for ever.
 
-use std::{str::FromStr, sync::atomic::Ordering, time::Duration};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use sqlx::{
-    Executor, PgConnection,
+    ConnectOptions as _, Executor, PgConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
 use super::{
-    Outbox, OutboxError,
-    identity::Watch,
+    Outbox, OutboxError, address,
+    identity::{Watch, Watcher},
     pooler::{MARK, PgBouncer, Ways, ask_for_the_mark, mark},
+    servers::{Servers, writable},
     warm::Warm,
 };
 use crate::producer::guard_against_lost_writes;
@@ -26,6 +27,12 @@ pub(super) const STEADY_PLANS: [(&str, &str); 6] = [
     // What is switched off counts as very expensive, and what is expensive would be compiled first.
     ("jit", "off"),
 ];
+
+/// For a connection that asks for nothing: startup parameters would be refused, the one that the driver sends by itself included.
+/// (Since PostgreSQL 12 floats come back exactly without it.) Unnamed statements are chosen query by query.
+pub(super) fn shared(server: &PgConnectOptions) -> PgConnectOptions {
+    server.clone().extra_float_digits(None)
+}
 
 /// A server that logs slow or failing statements logs what was bound to them as well: numbers and texts. Those of this session it
 /// leaves out, as far as the role may say so. Not at the start of the session, where what is refused would end it.
@@ -53,8 +60,9 @@ pub struct ConnectOptions {
     pub application_name: String,
     /// Whether a PgBouncer stands in between; if so, no session settings and no named statements are used.
     pub pgbouncer: PgBouncer,
-    /// Whether each connection is asked, before it is used, whether it leads to the pinned database. For workers.
-    pub watches: bool,
+    /// For workers: each connection is asked, before it is used, whether it leads to the pinned database and whether its queue is
+    /// for this provider. `None`: nobody claims.
+    pub watcher: Option<Watcher>,
     /// Whether it is for a worker, whose statements are few, always want the same plan, and follow each other closely. Plans are
     /// made once, and always by index: the planner would weigh each statement anew, which took longer than claiming 50 jobs,
     /// and change its mind with the statistics. And a connection that was used a moment ago is used again as it is.
@@ -80,35 +88,41 @@ impl ConnectOptions {
             deadline: Duration::from_secs(10),
             application_name: "sms-outbox".to_owned(),
             pgbouncer: PgBouncer::Auto,
-            watches: false,
+            watcher: None,
             for_worker: false,
         }
     }
 
-    fn address(&self) -> Result<PgConnectOptions, OutboxError> {
-        PgConnectOptions::from_str(&self.url).map_err(|source| OutboxError::Refused {
+    /// The servers that the address names, one at least.
+    fn servers(&self) -> Result<Vec<PgConnectOptions>, OutboxError> {
+        address::servers(&self.url).map_err(|source| OutboxError::Refused {
             doing: "reading the database address",
             source,
         })
     }
 
-    /// For a connection that asks for nothing.
-    pub(super) fn shared_options(&self) -> Result<PgConnectOptions, OutboxError> {
-        // Startup parameters would be refused, the one that the driver sends by itself included. (Since PostgreSQL 12 floats
-        // come back exactly without it.) Unnamed statements are chosen query by query.
-        Ok(self.address()?.extra_float_digits(None))
+    /// The one of them that accepts writes; where none says so, the first, whose errors say why.
+    pub(super) async fn server(&self) -> Result<PgConnectOptions, OutboxError> {
+        let mut servers = self.servers()?;
+        let place = if servers.len() > 1 {
+            let asked: Vec<PgConnectOptions> = servers.iter().map(shared).collect();
+            writable(&asked).await.unwrap_or(0)
+        } else {
+            0
+        };
+        Ok(servers.swap_remove(place))
     }
 
     /// For a connection with a session of its own.
-    pub(super) fn own_options(&self) -> Result<PgConnectOptions, OutboxError> {
+    pub(super) fn own(&self, server: &PgConnectOptions) -> PgConnectOptions {
         let statement_timeout = self.statement_timeout_ms().to_string();
-        let options = self.address()?.application_name(&self.application_name);
+        let options = server.clone().application_name(&self.application_name);
         let options = if self.for_worker {
             options.options(STEADY_PLANS)
         } else {
             options
         };
-        Ok(options.options([
+        options.options([
             ("statement_timeout", statement_timeout.as_str()),
             ("lock_timeout", statement_timeout.as_str()),
             ("idle_in_transaction_session_timeout", "60000"),
@@ -120,7 +134,7 @@ impl ConnectOptions {
             ("tcp_keepalives_interval", "5"),
             ("tcp_keepalives_count", "3"),
             (MARK, mark()),
-        ]))
+        ])
     }
 
     /// The server gives up a little before we do, so that a slow statement is cancelled there and not only forgotten here.
@@ -141,9 +155,11 @@ impl ConnectOptions {
                 .acquire_timeout(self.deadline)
                 .idle_timeout(Duration::from_secs(600))
         };
-        let (own, shared) = (self.own_options()?, self.shared_options()?);
-        let watch = Watch::default();
-        let (asks, watches) = (self.pgbouncer == PgBouncer::Auto, self.watches);
+        let servers = self.servers()?;
+        let own: Vec<PgConnectOptions> = servers.iter().map(|server| self.own(server)).collect();
+        let shared: Vec<PgConnectOptions> = servers.iter().map(shared).collect();
+        let watch = Watch::new(self.watcher.clone());
+        let (asks, watches) = (self.pgbouncer == PgBouncer::Auto, self.watcher.is_some());
         let ways = Ways::new(
             self.pgbouncer,
             |met| {
@@ -165,9 +181,10 @@ impl ConnectOptions {
                             Ok(())
                         })
                     })
-                    .connect_lazy_with(own)
+                    .connect_lazy_with(own[0].clone())
             },
-            pool().connect_lazy_with(shared),
+            pool().connect_lazy_with(shared[0].clone()),
+            Servers::new(&own, &shared),
         );
         Ok(Outbox {
             ways,
@@ -195,10 +212,10 @@ impl ConnectOptions {
 
     /// One connection outside any pool, for migrations: they hold a session lock and may take their time.
     pub(super) async fn connect_alone(&self) -> Result<PgConnection, OutboxError> {
-        use sqlx::ConnectOptions as _;
         let doing = "connecting";
         let options = self
-            .address()?
+            .server()
+            .await?
             .application_name(&self.application_name)
             .options([(MARK, mark())]);
         match tokio::time::timeout(self.deadline, options.connect()).await {

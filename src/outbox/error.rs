@@ -44,7 +44,7 @@ pub enum OutboxError {
     },
     /// This is not the pinned database: see `identity`.
     #[error(
-        "nothing is sent from this database until `sms-outbox resume --after-restore` confirms it, because {0}"
+        "nothing is sent from this database until `sms-outbox resume {}` confirms it, because {_0}", .0.meant_by()
     )]
     AnotherDatabase(Change),
     /// Nothing can be written here, and its identity is not known before its promotion.

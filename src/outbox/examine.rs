@@ -4,6 +4,7 @@ use sqlx::{Connection, FromRow};
 
 use super::{
     ConnectOptions, Outbox, OutboxError,
+    connect::shared,
     pooler::{PgBouncer, holds_a_session, refuses_settings},
 };
 
@@ -100,7 +101,8 @@ impl ConnectOptions {
     pub async fn knock(&self) -> Result<(), OutboxError> {
         use sqlx::ConnectOptions as _;
         let doing = "connecting";
-        let (own, shared) = (self.own_options()?, self.shared_options()?);
+        let server = self.server().await?;
+        let (own, shared) = (self.own(&server), shared(&server));
         let connecting = async {
             let connection = match self.pgbouncer {
                 PgBouncer::Between => shared.connect().await,

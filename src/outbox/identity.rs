@@ -6,17 +6,21 @@
 //! was restored over it). All of them are pinned in the one row of
 //! `sms_outbox.database_identity`, and are compared on every connection that a worker makes, about once a second, and behind a
 //! pooler with every claim. While they differ nothing is claimed, until a person says that it may be.
+//!
+//! The provider that the queue is for is noted in the same row: two workers of which one talks to the sandbox and one to people
+//! would share what was meant for one of them.
 
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-use super::{Outbox, OutboxError};
+use super::{Outbox, OutboxError, millis};
 
 /// The pinned database identity, and the present one.
 #[derive(Clone, Debug, FromRow)]
@@ -27,6 +31,10 @@ pub struct DatabaseIdentity {
     pinned_database_name: Option<String>,
     pinned_jobs_oid: Option<i64>,
     promotions: Option<String>,
+    /// Scheme, host and port of the provider that the queue is for; `None`: no worker has been here yet.
+    pub pinned_provider: Option<String>,
+    /// Whether the next promotion was announced as meant.
+    pub promotion_meant: bool,
     /// Who pinned it; `None`: nothing is pinned yet.
     pub pinned_by: Option<String>,
     /// When it was pinned.
@@ -66,6 +74,26 @@ pub enum Change {
         /// The present one.
         present: i32,
     },
+    /// The same queue, and a worker that would send to another provider.
+    Provider {
+        /// The one that the queue is for.
+        pinned: String,
+        /// The one that the worker was told.
+        present: String,
+    },
+}
+
+impl Change {
+    /// The options of `sms-outbox resume` by which a person says that it is meant.
+    #[must_use]
+    pub const fn meant_by(&self) -> &'static str {
+        match self {
+            Self::Server { .. } | Self::Database { .. } | Self::Tables | Self::Timeline { .. } => {
+                "--after-restore"
+            }
+            Self::Provider { .. } => "--provider URL",
+        }
+    }
 }
 
 impl fmt::Display for Change {
@@ -90,6 +118,10 @@ impl fmt::Display for Change {
                 f,
                 "the server's history has branched (timeline {present}, pinned {pinned}): a standby was promoted, or a base \
                  backup restored"
+            ),
+            Self::Provider { pinned, present } => write!(
+                f,
+                "the queue is for the provider at {pinned}, and ILETIMERKEZI_BASE_URL names {present}"
             ),
         }
     }
@@ -142,12 +174,32 @@ impl DatabaseIdentity {
         }
         match (self.pinned_timeline, self.timeline) {
             (Some(pinned), Some(present))
-                if pinned != present && self.promotions() == Promotions::Stop =>
+                if pinned != present
+                    && self.promotions() == Promotions::Stop
+                    && !self.is_meant_promotion() =>
             {
                 Some(Change::Timeline { pinned, present })
             }
             _ => None,
         }
+    }
+
+    /// Whether the queue is for another provider than `ours` (scheme, host and port).
+    #[must_use]
+    pub fn other_provider(&self, ours: &str) -> Option<Change> {
+        let pinned = self
+            .pinned_provider
+            .as_deref()
+            .filter(|pinned| *pinned != ours)?;
+        Some(Change::Provider {
+            pinned: pinned.to_owned(),
+            present: ours.to_owned(),
+        })
+    }
+
+    /// Whether the timeline is a later one, and was announced.
+    fn is_meant_promotion(&self) -> bool {
+        self.promotion_meant && self.timeline > self.pinned_timeline
     }
 
     /// What a new timeline means here when nothing else has changed.
@@ -182,9 +234,21 @@ impl DatabaseIdentity {
     }
 }
 
+/// Who watches, and for which provider.
+#[derive(Clone, Debug)]
+pub struct Watcher {
+    /// The worker's name.
+    pub worker: Arc<str>,
+    /// Scheme, host and port of the provider that it was told.
+    pub provider: Arc<str>,
+}
+
 /// What was seen last, shared by all who use the outbox.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Watch(Arc<Mutex<Latest>>);
+pub(super) struct Watch {
+    latest: Arc<Mutex<Latest>>,
+    watcher: Option<Watcher>,
+}
 
 /// Comparisons run side by side, and a slow one must not hide what a later one has found.
 #[derive(Debug, Default)]
@@ -201,11 +265,62 @@ enum Seen {
     #[default]
     Nothing,
     AsPinned,
+    /// As pinned, but something is to be written down before anything is sent.
+    Unpinned,
     Standby,
     Changed(Change),
 }
 
 impl Watch {
+    pub(super) fn new(watcher: Option<Watcher>) -> Self {
+        Self {
+            latest: Arc::default(),
+            watcher,
+        }
+    }
+
+    /// What this worker makes of it.
+    fn judge(&self, found: &DatabaseIdentity) -> Seen {
+        let provider = self.watcher.as_ref().map(|watcher| &*watcher.provider);
+        let change = found
+            .change()
+            .or_else(|| provider.and_then(|ours| found.other_provider(ours)));
+        match change {
+            Some(change) => Seen::Changed(change),
+            None if found.standby => Seen::Standby,
+            None if found.is_meant_promotion()
+                || (provider.is_some() && found.pinned_provider.is_none()) =>
+            {
+                Seen::Unpinned
+            }
+            None => Seen::AsPinned,
+        }
+    }
+
+    /// Compares on this connection, and writes down what is missing; says what is to be made of it.
+    async fn look_and_pin(&self, connection: &mut PgConnection) -> Result<Seen, sqlx::Error> {
+        let found = self.look(connection).await?;
+        let seen = self.judge(&found);
+        let is_pinned = match &seen {
+            Seen::AsPinned => !found.has_gaps(),
+            Seen::Unpinned => false,
+            Seen::Nothing | Seen::Standby | Seen::Changed(_) => true,
+        };
+        if is_pinned {
+            return Ok(seen);
+        }
+        let watcher = self.watcher.as_ref();
+        sqlx::query(include_str!("pin_identity.sql"))
+            .bind(watcher.map_or("a worker", |watcher| &watcher.worker))
+            .bind(watcher.map(|watcher| &*watcher.provider))
+            .persistent(false)
+            .execute(&mut *connection)
+            .await?;
+        // Another worker may have been first, with another provider.
+        let found = self.look(connection).await?;
+        Ok(self.judge(&found))
+    }
+
     /// Compares on this connection.
     pub(super) async fn look(
         &self,
@@ -221,13 +336,15 @@ impl Watch {
             .fetch_one(connection)
             .await
             .and_then(|row| DatabaseIdentity::from_row(&row));
-        let seen = looked.as_ref().map_or(Seen::Nothing, Seen::of);
+        let seen = looked
+            .as_ref()
+            .map_or(Seen::Nothing, |found| self.judge(found));
         self.latest().note(number, seen);
         looked
     }
 
     fn latest(&self) -> MutexGuard<'_, Latest> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn seen(&self) -> Seen {
@@ -240,16 +357,6 @@ impl Latest {
         if number > self.of {
             self.of = number;
             self.seen = seen;
-        }
-    }
-}
-
-impl Seen {
-    fn of(found: &DatabaseIdentity) -> Self {
-        match found.change() {
-            Some(change) => Self::Changed(change),
-            None if found.standby => Self::Standby,
-            None => Self::AsPinned,
         }
     }
 }
@@ -276,17 +383,25 @@ impl Outbox {
             let mut seen = self.watch.seen();
             // A connection of our own was asked when it was made, and leads to one server for as long as it lasts. (A standby
             // keeps its connections when it is promoted.)
-            if self.ways.is_shared() || matches!(seen, Seen::Nothing | Seen::Standby) {
+            if self.ways.is_shared()
+                || matches!(seen, Seen::Nothing | Seen::Unpinned | Seen::Standby)
+            {
                 // This connection's own answer: behind a pooler the next one may lead elsewhere.
-                seen = Seen::of(&self.watch.look(connection).await?);
+                seen = self.watch.look_and_pin(connection).await?;
             }
             match seen {
                 Seen::Changed(change) => Ok(Err(OutboxError::AnotherDatabase(change))),
-                Seen::Standby => Ok(Err(OutboxError::Standby)),
-                Seen::Nothing | Seen::AsPinned => work(connection).await.map(Ok),
+                Seen::Standby => Ok(Err(self.standby())),
+                Seen::Nothing | Seen::Unpinned | Seen::AsPinned => work(connection).await.map(Ok),
             }
         })
         .await?
+    }
+
+    /// Another server of the address may be the primary by now.
+    fn standby(&self) -> OutboxError {
+        self.ways.doubt();
+        OutboxError::Standby
     }
 
     /// The pinned database identity, and the present one.
@@ -301,30 +416,58 @@ impl Outbox {
         .await
     }
 
-    /// Makes sure that this is the pinned database; pins it if none is.
+    /// Makes sure that this is the pinned database, and the queue that of our provider; pins what is not pinned yet.
     ///
     /// # Errors
     /// [`OutboxError::AnotherDatabase`] if it is another, [`OutboxError::Standby`] if that cannot be told yet; otherwise when
     /// the database cannot be reached or refuses.
-    pub async fn verify_identity(&self, by: &str) -> Result<(), OutboxError> {
-        let found = self.identity().await?;
-        if let Some(change) = found.change() {
-            return Err(OutboxError::AnotherDatabase(change));
+    pub async fn verify_identity(&self) -> Result<(), OutboxError> {
+        let seen = self
+            .call(
+                "comparing the database with the pinned one",
+                async |connection| self.watch.look_and_pin(connection).await,
+            )
+            .await?;
+        match seen {
+            Seen::Changed(change) => Err(OutboxError::AnotherDatabase(change)),
+            Seen::Standby => Err(self.standby()),
+            Seen::Nothing | Seen::Unpinned | Seen::AsPinned => Ok(()),
         }
-        if found.standby {
-            return Err(OutboxError::Standby);
-        }
-        if found.has_gaps() {
-            self.call("pinning the database identity", async |connection| {
-                sqlx::query(include_str!("pin_identity.sql"))
-                    .bind(by)
+    }
+
+    /// Lets workers go on after one promotion, if it comes within this time. `false`: nothing is pinned here yet.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn mean_promotion(&self, within: Duration) -> Result<bool, OutboxError> {
+        let done = self
+            .call("announcing a promotion", async |connection| {
+                sqlx::query(include_str!("mean_promotion.sql"))
+                    .bind(millis(within))
                     .persistent(false)
                     .execute(connection)
                     .await
             })
             .await?;
-        }
-        Ok(())
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Says which provider the queue is for: scheme, host and port. Workers with that one go on within about a second, workers
+    /// with another stop claiming.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn name_provider(&self, by: &str, provider: &str) -> Result<(), OutboxError> {
+        self.call("naming the provider", async |connection| {
+            sqlx::query(include_str!("name_provider.sql"))
+                .bind(by)
+                .bind(provider)
+                .persistent(false)
+                .execute(connection)
+                .await
+        })
+        .await
+        .map(drop)
     }
 
     /// Pins the present database as the one to send from; workers go on within about a second.
@@ -401,6 +544,8 @@ mod tests {
             pinned_jobs_oid: pinned.map(|pinned| pinned.3),
             pinned_database_name: pinned.map(|_| "app".to_owned()),
             promotions: pinned.map(|_| promotions.as_str().to_owned()),
+            pinned_provider: None,
+            promotion_meant: false,
             pinned_by: pinned.map(|_| "migrate".to_owned()),
             pinned_at: None,
             system_identifier: owned(present.0),
@@ -491,9 +636,52 @@ mod tests {
                 Change::Database { .. } => "database",
                 Change::Tables => "tables",
                 Change::Timeline { .. } => "timeline",
+                Change::Provider { .. } => "provider",
             });
             assert_eq!(kind, change, "{found:?}");
             assert_eq!(found.has_gaps(), gaps, "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_promotion_that_was_announced_is_no_change_and_anything_else_still_is() {
+        let pinned = Some((Some("7"), Some(2), 5, 9));
+        for (present, is_change) in [
+            ((Some("7"), Some(3), 5, 9), false),
+            ((Some("7"), Some(5), 5, 9), false),
+            ((Some("7"), Some(1), 5, 9), true),
+            ((Some("8"), Some(3), 5, 9), true),
+            ((Some("7"), Some(3), 6, 9), true),
+        ] {
+            let mut found = pinned_and_present(pinned, present, Promotions::Stop);
+            found.promotion_meant = true;
+            assert_eq!(found.change().is_some(), is_change, "{found:?}");
+            let watch = Watch::default();
+            let seen = watch.judge(&found);
+            assert_eq!(matches!(seen, Seen::Unpinned), !is_change, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_queue_is_for_one_provider_which_the_first_worker_writes_down() {
+        let watcher = |provider: &str| Watcher {
+            worker: "w".into(),
+            provider: provider.into(),
+        };
+        let pinned = Some((Some("7"), Some(1), 5, 9));
+        let mut found = pinned_and_present(pinned, (Some("7"), Some(1), 5, 9), Promotions::Stop);
+        let ours = Watch::new(Some(watcher("https://one")));
+        assert!(matches!(ours.judge(&found), Seen::Unpinned));
+        assert!(
+            matches!(Watch::default().judge(&found), Seen::AsPinned),
+            "no worker"
+        );
+        found.pinned_provider = Some("https://one".to_owned());
+        assert!(matches!(ours.judge(&found), Seen::AsPinned));
+        let other = Watch::new(Some(watcher("http://sandbox:8025")));
+        assert!(matches!(
+            other.judge(&found),
+            Seen::Changed(Change::Provider { .. })
+        ));
     }
 }

@@ -15,6 +15,8 @@ use std::sync::{
 
 use sqlx::{Executor, PgConnection, PgPool, Postgres, Row, pool::PoolConnection};
 
+use super::servers::Servers;
+
 /// Whether a pooler that shares server processes stands between this program and the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PgBouncer {
@@ -63,6 +65,8 @@ pub(super) struct Ways {
     is_open: bool,
     /// Whether a pooler was met, or is known to be there. Never unset: see above.
     met: Arc<AtomicBool>,
+    /// Where the address names several.
+    servers: Option<Arc<Servers>>,
 }
 
 impl Ways {
@@ -70,6 +74,7 @@ impl Ways {
         told: PgBouncer,
         own: impl FnOnce(Arc<AtomicBool>) -> PgPool,
         shared: PgPool,
+        servers: Option<Servers>,
     ) -> Self {
         let met = Arc::new(AtomicBool::new(told == PgBouncer::Between));
         Self {
@@ -77,6 +82,7 @@ impl Ways {
             shared,
             is_open: told == PgBouncer::Auto,
             met,
+            servers: servers.map(Arc::new),
         }
     }
 
@@ -87,6 +93,7 @@ impl Ways {
             shared: pool,
             is_open: false,
             met: Arc::new(AtomicBool::new(false)),
+            servers: None,
         }
     }
 
@@ -103,8 +110,27 @@ impl Ways {
         }
     }
 
+    /// A call failed in a way that another server of the address could not.
+    pub(super) fn doubt(&self) {
+        if let Some(servers) = &self.servers {
+            servers.doubt();
+        }
+    }
+
     /// A connection, and whether it may lose its server process between two statements.
     pub(super) async fn acquire(&self) -> Result<(PoolConnection<Postgres>, bool), sqlx::Error> {
+        let Some(servers) = &self.servers else {
+            return self.acquire_here().await;
+        };
+        servers.settle(&self.own, &self.shared).await;
+        tokio::select! {
+            acquired = self.acquire_here() => return acquired,
+            () = servers.moved(&self.own, &self.shared) => {}
+        }
+        self.acquire_here().await
+    }
+
+    async fn acquire_here(&self) -> Result<(PoolConnection<Postgres>, bool), sqlx::Error> {
         if !self.is_shared() {
             match self.own.acquire().await {
                 // Made a moment ago, and what answered was a pooler. (Or another one was; then this one is lost for nothing.)

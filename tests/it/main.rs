@@ -13,6 +13,7 @@ mod crash_points;
 mod crashes;
 mod documentation;
 mod expiry;
+mod failover;
 mod held;
 mod indeterminate;
 mod limits;

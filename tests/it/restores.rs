@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sms_outbox::embedded::{self, Options, PrivatePostgres, Sources};
-use sms_outbox::outbox::{Change, ConnectOptions, Cursors, Outbox, OutboxError, Slots};
+use sms_outbox::outbox::{Change, ConnectOptions, Cursors, Outbox, OutboxError, Slots, Watcher};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -26,6 +26,13 @@ const UNLIMITED: Slots = Slots {
     tolerance: Duration::ZERO,
     horizon: Duration::ZERO,
 };
+
+fn watcher() -> Watcher {
+    Watcher {
+        worker: "w".into(),
+        provider: "https://provider.invalid".into(),
+    }
+}
 
 fn shell(url: &str) -> Shell {
     Shell::without_database().with("DATABASE_URL", url)
@@ -188,11 +195,11 @@ async fn behind_a_pooler_each_claim_looks_for_itself() {
         return;
     };
     let outbox = ConnectOptions {
-        watches: true,
+        watcher: Some(watcher()),
         ..ConnectOptions::new(pooler.url(&database))
     };
     let outbox = outbox.connect_lazily().expect("an address");
-    outbox.verify_identity("w").await.expect("pinned");
+    outbox.verify_identity().await.expect("pinned");
     insert(database.pool(), &[]).await;
     execute(
         database.pool(),
@@ -237,7 +244,7 @@ async fn a_copy_of_the_database_sends_nothing_to_anyone() {
     assert_eq!(provider.requests().len(), 0);
     // Unless the worker's first look is its claim.
     let options = ConnectOptions {
-        watches: true,
+        watcher: Some(watcher()),
         ..ConnectOptions::new(copy.url())
     };
     for outbox in [
@@ -281,8 +288,8 @@ async fn migrate_notes_the_database_and_nobody_overwrites_what_was_pinned() {
     options.migrate().await.expect("nothing to do");
     let outbox = options.connect_lazily().expect("an address");
     let mut pinned = String::new();
-    for worker in ["first", "second"] {
-        outbox.verify_identity(worker).await.expect("it is the one");
+    for _ in 0..2 {
+        outbox.verify_identity().await.expect("it is the one");
         let now: String = sqlx::query_scalar(row)
             .fetch_one(database.pool())
             .await
@@ -309,7 +316,7 @@ async fn what_was_due_may_become_uncertain_before_anything_is_sent() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let outbox = Outbox::new(pool.clone());
-    outbox.verify_identity("w").await.expect("pinned");
+    outbox.verify_identity().await.expect("pinned");
     execute(
         pool,
         "UPDATE sms_outbox.database_identity SET system_identifier = '1'",

@@ -9,8 +9,8 @@ use crate::{
     lifecycle::ErrorClass,
     message::Sender,
     outbox::{
-        CONFIRM, DatabaseIdentity, Missing, PauseRow, PgBouncer, Pooling, Promotions, QueueFacts,
-        SenderInUse, ServerFacts,
+        DatabaseIdentity, Missing, PauseRow, PgBouncer, Pooling, Promotions, QueueFacts,
+        SenderInUse, ServerFacts, confirmed_by,
     },
     provider::ProbeError,
 };
@@ -222,6 +222,17 @@ pub(super) fn clock(ahead_ms: i64, took: Duration) -> Finding {
     )
 }
 
+/// Whether the queue is for the provider that these settings name.
+pub(super) fn queue_for(found: &DatabaseIdentity, provider: &str) -> Option<Finding> {
+    found.other_provider(provider).map(|change| {
+        Finding::fault(
+            "provider",
+            format!("a worker with these settings claims nothing, because {change}"),
+            confirmed_by(&change),
+        )
+    })
+}
+
 /// Whether this is the pinned database.
 pub(super) fn identity(found: &DatabaseIdentity) -> Finding {
     let check = "identity";
@@ -229,7 +240,7 @@ pub(super) fn identity(found: &DatabaseIdentity) -> Finding {
         return Finding::fault(
             check,
             format!("workers send nothing, because {change}"),
-            CONFIRM,
+            confirmed_by(&change),
         );
     }
     let (Some(by), Some(at)) = (&found.pinned_by, &found.pinned_at) else {
@@ -252,6 +263,9 @@ pub(super) fn identity(found: &DatabaseIdentity) -> Finding {
     Finding::ok(
         check,
         match found.promotions() {
+            Promotions::Stop if found.promotion_meant => {
+                format!("{pinned}; the next promotion is meant, and does not stop workers")
+            }
             Promotions::Stop => pinned,
             Promotions::GoOn => {
                 format!(

@@ -1,0 +1,135 @@
+//! Several servers under one address, of which one accepts writes: a primary and its standbys.
+//!
+//! Which one it is is asked before the first connection, and again whenever a call has failed in a way that another server could
+//! not: each of them at once, so that one that has fallen silent holds up nothing.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use sqlx::{ConnectOptions as _, Connection, Executor, PgPool, Row, postgres::PgConnectOptions};
+
+/// The longest that one server may take to say what it is.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// What has just been asked is not asked again.
+const FRESH: Duration = Duration::from_millis(500);
+/// After so long without a connection it is asked whether another server has become the one.
+const SUSPICIOUS: Duration = Duration::from_secs(1);
+
+/// The servers, and which of them is used.
+pub(super) struct Servers {
+    /// For connections that are sessions of their own, and for those that ask for nothing.
+    own: Vec<PgConnectOptions>,
+    shared: Vec<PgConnectOptions>,
+    used: AtomicUsize,
+    is_doubtful: AtomicBool,
+    /// When they were asked last. Whoever asks at the same time waits for the same answer.
+    asked: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The options hold a password.
+        f.debug_struct("Servers")
+            .field("used", &self.used)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Servers {
+    /// `None`: there is only one, and nothing to choose.
+    pub(super) fn new(own: &[PgConnectOptions], shared: &[PgConnectOptions]) -> Option<Self> {
+        (shared.len() > 1).then(|| Self {
+            own: own.to_vec(),
+            shared: shared.to_vec(),
+            used: AtomicUsize::new(0),
+            is_doubtful: AtomicBool::new(true),
+            asked: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// A call failed in a way that another server could not.
+    pub(super) fn doubt(&self) {
+        self.is_doubtful.store(true, Ordering::Release);
+    }
+
+    /// Before a connection is taken out: makes sure that new ones lead to the right server, where that is in doubt.
+    pub(super) async fn settle(&self, own: &PgPool, shared: &PgPool) {
+        if self.is_doubtful.load(Ordering::Acquire) {
+            self.choose(own, shared).await;
+        }
+    }
+
+    /// While a connection is waited for. All may be in use; or the pool tries a server that is gone, until its own limit. Ends
+    /// when it is to be asked for anew, because another server is used now.
+    pub(super) async fn moved(&self, own: &PgPool, shared: &PgPool) {
+        tokio::time::sleep(SUSPICIOUS).await;
+        if !self.choose(own, shared).await {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Asks each of them; new connections lead to the one that accepts writes. `true`: that is another one than before.
+    async fn choose(&self, own: &PgPool, shared: &PgPool) -> bool {
+        let before = self.used.load(Ordering::Acquire);
+        let mut asked = self.asked.lock().await;
+        let mut chosen = self.used.load(Ordering::Acquire);
+        if asked.is_none_or(|asked| asked.elapsed() >= FRESH) {
+            let found = writable(&self.shared).await;
+            *asked = Some(Instant::now());
+            let Some(found) = found else {
+                // It stays with the last one, whose errors say the most.
+                return false;
+            };
+            self.is_doubtful.store(false, Ordering::Release);
+            if found != chosen {
+                chosen = found;
+                self.used.store(found, Ordering::Release);
+                let server = &self.shared[found];
+                tracing::info!(
+                    server = format!("{}:{}", server.get_host(), server.get_port()),
+                    "another server of DATABASE_URL accepts writes, and is used"
+                );
+            }
+            own.set_connect_options(self.own[found].clone());
+            shared.set_connect_options(self.shared[found].clone());
+        }
+        if chosen != before {
+            for pool in [own, shared] {
+                while let Some(connection) = pool.try_acquire() {
+                    drop(connection.detach());
+                }
+            }
+        }
+        chosen != before
+    }
+}
+
+/// Which of them accepts writes: the first to say so.
+pub(super) async fn writable(servers: &[PgConnectOptions]) -> Option<usize> {
+    let mut asked: FuturesUnordered<_> = servers
+        .iter()
+        .enumerate()
+        .map(|(place, server)| async move {
+            let said = tokio::time::timeout(PATIENCE, accepts_writes(server)).await;
+            matches!(said, Ok(Ok(true))).then_some(place)
+        })
+        .collect();
+    while let Some(said) = asked.next().await {
+        if said.is_some() {
+            return said;
+        }
+    }
+    None
+}
+
+async fn accepts_writes(server: &PgConnectOptions) -> Result<bool, sqlx::Error> {
+    let mut connection = server.connect().await?;
+    let read_only = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
+    let read_only: bool = connection.fetch_one(read_only).await?.try_get(0)?;
+    connection.close().await.ok();
+    Ok(!read_only)
+}
