@@ -379,7 +379,7 @@ COMMENT ON COLUMN sms_outbox.attempt_log.late IS 'Whether it came after the clai
 COMMENT ON COLUMN sms_outbox.attempt_log.said_by IS
     'Of an operator: the database role, and in front of it the name that was given with --by.';
 COMMENT ON COLUMN sms_outbox.attempt_log.evidence IS
-    'What it rests on where it is no answer: what was found in the reports, or what an operator decided and why.';
+    'What it depends on where it is no answer: what was found in the reports, or what an operator decided and why.';
 
 -- What an operator says is kept as often as it is said: a job that is resolved twice may not have been claimed in between.
 CREATE UNIQUE INDEX attempt_log_once_per_observer
@@ -695,7 +695,7 @@ CREATE TABLE sms_outbox.reconciliation_tasks (
     candidates  jsonb       NOT NULL DEFAULT '[]',
     note        text,
     CONSTRAINT reconciliation_tasks_pkey PRIMARY KEY (job_id),
-    CONSTRAINT reconciliation_tasks_outcome_known CHECK (outcome IN ('found', 'none', 'several')),
+    CONSTRAINT reconciliation_tasks_outcome_known CHECK (outcome IN ('found', 'none', 'candidate', 'several')),
     CONSTRAINT reconciliation_tasks_over_exactly_with_an_outcome CHECK ((next_at IS NULL) = (outcome IS NOT NULL))
 );
 COMMENT ON TABLE sms_outbox.reconciliation_tasks IS
@@ -714,8 +714,8 @@ COMMENT ON COLUMN sms_outbox.reconciliation_tasks.scans IS 'How often all report
 COMMENT ON COLUMN sms_outbox.reconciliation_tasks.clean_scans IS
     'How many of them, in a row, were read to their end and held nothing that fits.';
 COMMENT ON COLUMN sms_outbox.reconciliation_tasks.outcome IS
-    'found (exactly one order fits; its id is on the job), none (nothing after the settling time and two clean scans), several '
-    '(a person has to tell which); null while it goes on.';
+    'found (exactly one order fits; its id is on the job), none (nothing after the settling time and two clean scans), candidate '
+    '(one fits, and may be somebody else''s: a person has to tell), several (a person has to tell which); null while it goes on.';
 COMMENT ON COLUMN sms_outbox.reconciliation_tasks.candidates IS
     'The orders that fit, as a JSON array of objects: order_id, submitted_at, total, status.';
 COMMENT ON COLUMN sms_outbox.reconciliation_tasks.note IS 'A sentence for the operator about the last scan.';

@@ -197,6 +197,16 @@ pub struct WorkerArgs {
           num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
     pub reconcile: bool,
 
+    /// Accounts that nobody and nothing else sends with, separated by commas: no panel, no other program, no other queue. Only
+    /// there an order in the reports that fits settles a lost answer by itself; elsewhere a person is asked
+    #[arg(
+        long,
+        env = "SMS_OUTBOX_EXCLUSIVE_ACCOUNTS",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    pub exclusive_accounts: Vec<String>,
+
     /// The pause between two questions about reports, per account
     #[arg(long, env = "SMS_OUTBOX_RECONCILE_SPACING", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub reconcile_spacing: Duration,
@@ -256,6 +266,37 @@ impl WorkerArgs {
         Ok(())
     }
 
+    /// Whether nobody and nothing else sends with this account.
+    #[must_use]
+    pub fn is_exclusive(&self, account: &str) -> bool {
+        self.exclusive_accounts
+            .iter()
+            .any(|name| name.trim() == account)
+    }
+
+    /// Refuses to take an account for exclusive that has its key in common with another one.
+    ///
+    /// # Errors
+    /// Naming the two.
+    pub fn check_exclusive(&self, accounts: &[AccountSecrets]) -> Result<(), Misconfigured> {
+        for one in accounts
+            .iter()
+            .filter(|one| self.is_exclusive(&one.account))
+        {
+            let same = |other: &&AccountSecrets| {
+                other.account != one.account && other.key.expose_secret() == one.key.expose_secret()
+            };
+            if let Some(other) = accounts.iter().find(same) {
+                return Err(Misconfigured(format!(
+                    "SMS_OUTBOX_EXCLUSIVE_ACCOUNTS names {:?}, whose key is that of {:?} too: to the provider they are one \
+                     account, and so others do send with it",
+                    one.account, other.account
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Settings that work, but hardly as intended.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -294,6 +335,15 @@ impl WorkerArgs {
                 self.backoff_base, self.backoff_cap
             ));
         }
+        let names = self.provider.names();
+        for name in self.exclusive_accounts.iter().map(|name| name.trim()) {
+            if !name.is_empty() && !names.contains(&name) {
+                warnings.push(format!(
+                    "SMS_OUTBOX_EXCLUSIVE_ACCOUNTS names {name:?}, which this worker does not send for \
+                     (SMS_OUTBOX_ACCOUNTS)"
+                ));
+            }
+        }
         warnings
     }
 
@@ -323,13 +373,14 @@ impl WorkerArgs {
         }
     }
 
-    /// How lost orders are reconciled; `None`: not by this worker.
+    /// How lost orders are reconciled, whichever account they are of; `None`: not by this worker.
     #[must_use]
     pub fn reconciling(&self) -> Option<Reconciling> {
         self.reconcile.then_some(Reconciling {
             spacing: self.reconcile_spacing,
             settle: self.reconcile_settle,
             margin: Duration::from_secs(120),
+            is_exclusive: false,
         })
     }
 
@@ -686,6 +737,34 @@ mod tests {
             sentence.contains("the number of accounts (2)"),
             "{sentence}"
         );
+    }
+
+    #[test]
+    fn an_account_that_is_declared_exclusive_has_a_key_of_its_own() {
+        let config = worker(&[
+            "--accounts",
+            "default,shop",
+            "--exclusive-accounts",
+            " shop, other,",
+        ]);
+        assert!(config.is_exclusive("shop") && !config.is_exclusive("default"));
+        assert!(!config.is_exclusive(""));
+        assert!(!worker(&[]).is_exclusive("default"));
+        let warnings = config.warnings();
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("\"other\""),
+            "{warnings:?}"
+        );
+        let with = |values: fn(&str) -> &str| {
+            let secrets = config
+                .provider
+                .secrets(|name| Some(values(name).to_owned()));
+            config.check_exclusive(&secrets.expect("values"))
+        };
+        assert_eq!(with(|name| name), Ok(()));
+        let refused = with(|name| name.trim_end_matches("_SHOP"));
+        let sentence = refused.expect_err("one key").to_string();
+        assert!(sentence.contains("\"shop\"") && sentence.contains("\"default\""));
     }
 
     #[test]

@@ -93,6 +93,7 @@ pub async fn run(
     stops: Stops,
 ) -> Result<Ended, DaemonError> {
     config.check()?;
+    config.check_exclusive(&secrets)?;
     for warning in config.warnings().into_iter().chain(shared_keys(&secrets)) {
         tracing::warn!("{warning}");
     }
@@ -100,6 +101,7 @@ pub async fn run(
     let accounts: Vec<Account> = secrets
         .into_iter()
         .map(|secrets| Account {
+            is_exclusive: config.is_exclusive(&secrets.account),
             name: secrets.account,
             credentials: Credentials::new(secrets.key, secrets.hash),
         })

@@ -212,6 +212,8 @@ fn worker(url: &str, base_url: &str) -> WorkerArgs {
         backoff_cap: Duration::from_secs(2),
         poll_interval: Duration::from_millis(100),
         reconcile: true,
+        // Its provider is its own.
+        exclusive_accounts: vec!["default".to_owned()],
         reconcile_spacing: Duration::from_millis(200),
         reconcile_settle: Duration::from_secs(900),
         shutdown_grace: Duration::from_secs(5),

@@ -48,17 +48,20 @@ pub enum Reconciled {
     Settled,
     /// None fits.
     None,
+    /// One fits, and may be somebody else's: a person has to resolve it.
+    Candidate,
     /// More than one may be it: a person has to resolve it.
     Several,
 }
 
 impl Reconciled {
-    const ALL: [Self; 3] = [Self::Settled, Self::None, Self::Several];
+    const ALL: [Self; 4] = [Self::Settled, Self::None, Self::Candidate, Self::Several];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Settled => "settled",
             Self::None => "none",
+            Self::Candidate => "candidate",
             Self::Several => "several",
         }
     }

@@ -3,7 +3,9 @@
 //!
 //! The reports show sender, number of messages, time and numbers of an order, and never its text (provider documentation,
 //! get-reports and get-report). So one order that fits, that belongs to no job of ours, and that no other message of ours can
-//! have made, is strong evidence; nothing that fits is weak evidence, because nobody knows how soon an order becomes visible.
+//! have made, is strong evidence where nobody else sends with the account, and a person's to judge elsewhere: the panel, another
+//! program or another queue may have made it. Nothing that fits is weak evidence, because nobody knows how soon an order
+//! becomes visible.
 //!
 //! Nothing here knows a database, a socket or a clock.
 
@@ -25,6 +27,8 @@ pub struct Reconciling {
     pub settle: Duration,
     /// How far the provider's clock and ours may be apart.
     pub margin: Duration,
+    /// Whether nobody and nothing else sends with the account.
+    pub is_exclusive: bool,
 }
 
 /// One order, as the provider lists it.
@@ -53,6 +57,8 @@ pub struct ReconciliationTask {
     pub sender: String,
     /// The numbers that were sent to.
     pub numbers: BTreeSet<Recipient>,
+    /// Whether it is known to have been accepted, and only its order is not: a 451, or a 200 that named none.
+    pub is_sent: bool,
     /// Whether it markets something: then recipients without consent may be missing from the order.
     pub is_commercial: bool,
     /// When the first request began that may have been accepted.
@@ -70,8 +76,11 @@ pub struct ReconciliationTask {
 /// The result of one scan for one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Exactly one order fits, and no other message of ours can have made it.
+    /// Exactly one order fits, and no other message can have made it.
     Found(ListedOrder),
+    /// Exactly one order fits, and no other message of ours can have made it; but others send with the account as well: a person
+    /// has to say whether it is the one.
+    Candidate,
     /// No order fits, and by now it would be visible.
     None,
     /// Several orders fit, or one that another message of ours may have made: a person has to resolve it.
@@ -136,14 +145,17 @@ impl ReconciliationTask {
         complete: bool,
         settings: &Reconciling,
     ) -> Finding {
-        if complete && fitting.len() == 1 && !contested {
-            return Finding::Found(fitting.remove(0));
-        }
         let after = self.pause(settings);
         if !complete {
             return Finding::Again { clean: None, after };
         }
         let settled = self.settled_for >= settings.settle;
+        let is_the_one = fitting.len() == 1 && !contested;
+        // There is an order of a job that was accepted: once it must be visible, the only one that fits is it.
+        let proved = self.is_sent && settled && self.scans >= 1;
+        if is_the_one && (settings.is_exclusive || proved) {
+            return Finding::Found(fitting.remove(0));
+        }
         if fitting.is_empty() {
             // One scan may miss an order, because the pages of a growing list shift.
             if settled && self.clean_scans >= 1 {
@@ -153,7 +165,11 @@ impl ReconciliationTask {
                 Finding::Again { clean, after }
             }
         } else if settled && self.scans >= 1 {
-            Finding::Several
+            if is_the_one {
+                Finding::Candidate
+            } else {
+                Finding::Several
+            }
         } else {
             let clean = Some(false);
             Finding::Again { clean, after }
@@ -182,6 +198,7 @@ mod tests {
         spacing: Duration::from_secs(1),
         settle: Duration::from_secs(900),
         margin: Duration::from_secs(120),
+        is_exclusive: true,
     };
 
     fn at(text: &str) -> DateTime<Utc> {
@@ -201,6 +218,7 @@ mod tests {
             token: 2,
             sender: "BRAND".to_owned(),
             numbers: numbers(&["905321234567"]),
+            is_sent: false,
             is_commercial: false,
             since: at("2026-05-01T09:00:00Z"),
             until: at("2026-05-01T09:07:00Z"),
@@ -328,6 +346,7 @@ mod tests {
         let two = || vec![order(), order()];
         let shape = |finding: Finding| match finding {
             Finding::Found(_) => "found",
+            Finding::Candidate => "candidate",
             Finding::None => "none",
             Finding::Several => "several",
             Finding::Again { clean: None, .. } => "again, unread",
@@ -369,6 +388,38 @@ mod tests {
                 expected,
                 "{name}"
             );
+        }
+        // Where others send with the account as well.
+        let shared = Reconciling {
+            is_exclusive: false,
+            ..SETTINGS
+        };
+        let sent = ReconciliationTask {
+            is_sent: true,
+            ..settled.clone()
+        };
+        let sent_just_now = ReconciliationTask {
+            is_sent: true,
+            ..task()
+        };
+        for (name, task, fitting, contested, expected) in [
+            ("one", &young, one(), false, "again"),
+            ("one, late", &settled, one(), false, "candidate"),
+            ("whose?", &settled, one(), true, "several"),
+            ("two", &settled, two(), false, "several"),
+            ("nothing", &settled, vec![], false, "none"),
+            (
+                "its order, or a stranger's?",
+                &sent_just_now,
+                one(),
+                false,
+                "again",
+            ),
+            ("its order", &sent, one(), false, "found"),
+            ("its order, or another job's", &sent, one(), true, "several"),
+        ] {
+            let finding = task.finding(fitting, contested, true, &shared);
+            assert_eq!(shape(finding), expected, "on a shared account: {name}");
         }
         let once = ReconciliationTask {
             clean_scans: 0,

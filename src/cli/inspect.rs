@@ -17,11 +17,16 @@ use crate::{
     config::{DatabaseArgs, duration},
     lifecycle::{ErrorClass, Status},
     message::{Coding, ForeignNumbers, Parts, Recipient, estimate},
-    outbox::{AttemptRow, Filter, JobRow, PauseRow, QueueStat, Reconciliation, confirmed_by},
+    outbox::{
+        AttemptRow, Candidate, Filter, JobRow, PauseRow, QueueStat, Reconciliation, confirmed_by,
+    },
 };
 
 /// Of a listed job's numbers, as many are read at most. A bulk order has up to 50,000.
 const LISTED_NUMBERS: i32 = 100;
+
+/// Of so many uncertain jobs the candidates are told.
+const CANDIDATES_SAID: usize = 10;
 
 #[derive(Args, Debug)]
 pub(super) struct ListArgs {
@@ -142,14 +147,32 @@ pub(super) async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let more = jobs.len() > limit;
     jobs.truncate(limit);
+    let uncertain: Vec<Uuid> = jobs
+        .iter()
+        .filter(|job| job.status == Status::Uncertain.as_str())
+        .map(|job| job.id)
+        .collect();
+    let candidates = if uncertain.is_empty() {
+        Vec::new()
+    } else {
+        let found = outbox.candidates(Some(&uncertain), i64::MAX).await;
+        found.map_err(explained)?
+    };
     let reveal = Reveal::from(args.reveal.reveal);
     if args.json {
-        let jobs: Vec<Value> = jobs.iter().map(|job| job_json(job, reveal)).collect();
-        text::print_json(&jobs)?;
+        let mut answer: Vec<Value> = jobs.iter().map(|job| job_json(job, reveal)).collect();
+        for (job, orders) in &candidates {
+            let place = jobs.iter().position(|listed| listed.id == *job);
+            if let Some(place) = place {
+                answer[place]["candidates"] = json!(orders);
+            }
+        }
+        text::print_json(&answer)?;
     } else if jobs.is_empty() {
         text::print("No job fits.\n")?;
     } else {
-        text::print(&job_table(&jobs, now, reveal, text::width()))?;
+        let table = job_table(&jobs, now, reveal, text::width());
+        text::print(&format!("{table}{}", candidates_said(&candidates)))?;
     }
     if more {
         eprintln!(
@@ -204,6 +227,12 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     if let Some(reconciliation) = &reconciliation {
         answer.push('\n');
         answer.push_str(&reconciliation_sheet(reconciliation, now));
+        if job.status == Status::Uncertain.as_str() {
+            answer.push_str(&candidates_said(&[(
+                job.id,
+                reconciliation.candidates.to_vec(),
+            )]));
+        }
     }
     text::print(&answer)?;
     Ok(ExitCode::SUCCESS)
@@ -228,7 +257,12 @@ pub(super) async fn stats(args: StatsArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let pauses = outbox.pauses(None).await.map_err(explained)?;
-    let page = stats_page(&stats, &pauses, text::width());
+    let candidates = outbox.candidates(None, CANDIDATES_SAID as i64 + 1).await;
+    let page = format!(
+        "{}{}",
+        stats_page(&stats, &pauses, text::width()),
+        candidates_said(&candidates.map_err(explained)?)
+    );
     let why = stands_still.map(|why| format!("\n{why}"));
     text::print(&format!("{page}{}", why.unwrap_or_default()))?;
     Ok(ExitCode::SUCCESS)
@@ -475,6 +509,9 @@ pub(super) fn reconciliation_sheet(reconciliation: &Reconciliation, now: DateTim
             "not in the provider's reports ({}); a person has to resolve it",
             count(scans, "reading")
         ),
+        Some("candidate") => {
+            "one order fits, and may be somebody else's; a person has to resolve it".to_owned()
+        }
         Some("several") => "several orders fit; a person has to resolve it".to_owned(),
         Some(_) | None => {
             let next = reconciliation.next_in_ms.filter(|ms| *ms > 0);
@@ -509,6 +546,32 @@ pub(super) fn reconciliation_sheet(reconciliation: &Reconciliation, now: DateTim
         ));
     }
     sheet
+}
+
+/// The orders that may be those of uncertain jobs, with the commands that say so.
+fn candidates_said(jobs: &[(Uuid, Vec<Candidate>)]) -> String {
+    let commands: Vec<String> = jobs
+        .iter()
+        .take(CANDIDATES_SAID)
+        .flat_map(|(job, orders)| {
+            orders
+                .iter()
+                .map(move |order| format!("  sms-outbox resolve {job} --sent {}\n", order.order_id))
+        })
+        .collect();
+    if commands.is_empty() {
+        return String::new();
+    }
+    let more = if jobs.len() > CANDIDATES_SAID {
+        "  … and more: `sms-outbox list --status uncertain`\n"
+    } else {
+        ""
+    };
+    format!(
+        "\nOrders in the provider's reports that may be those of uncertain jobs. The panel shows their texts; if one is the \
+         job's, say so:\n{}{more}",
+        commands.concat()
+    )
 }
 
 fn stats_page(stats: &[QueueStat], pauses: &[PauseRow], width: Option<u16>) -> String {

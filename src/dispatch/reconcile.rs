@@ -201,11 +201,16 @@ impl Reader<'_> {
             Finding::Found(order) => {
                 let evidence = format!(
                     "Found in the provider's reports: order {} of sender {}, {} in number, taken at {} UTC; the numbers are \
-                     those of this job, and no other message of ours can have made it.",
+                     those of this job, and no other message of ours can have made it. {}",
                     order.id,
                     order.sender,
                     order.total,
                     order.submitted_at.format("%Y-%m-%d %H:%M:%S"),
+                    if self.settings.is_exclusive {
+                        "The account is declared exclusive."
+                    } else {
+                        "It was accepted, and this is the only order that fits."
+                    },
                 );
                 let worker = &self.dispatch.settings.worker;
                 if outbox.settle_found(task, order, &evidence, worker).await? {
@@ -226,6 +231,11 @@ impl Reader<'_> {
                 "still uncertain: several orders fit this job, or several jobs fit one order; a person has to resolve it \
                  (sms-outbox resolve shows them)"
             ),
+            Finding::Candidate => tracing::warn!(
+                job.id = %job, account,
+                "still uncertain: one order fits this job, but others may send with this account; a person has to resolve it \
+                 (sms-outbox resolve shows it)"
+            ),
             Finding::Again { .. } => {}
         }
         let note = match (&finding, fitting.len()) {
@@ -233,6 +243,9 @@ impl Reader<'_> {
                 "Not all of the reports could be read.".to_owned()
             }
             (_, 0) => "Nothing in the reports fits.".to_owned(),
+            (_, 1) if !contested => "One order fits; whether it is this job's, only a person can say, because the account \
+                                     is not named in SMS_OUTBOX_EXCLUSIVE_ACCOUNTS."
+                .to_owned(),
             (_, 1) => "One order fits, which another message may have made as well.".to_owned(),
             (_, n) => format!("{n} orders fit."),
         };
@@ -241,6 +254,7 @@ impl Reader<'_> {
             .await?;
         match finding {
             Finding::None => metrics.reconciled(Reconciled::None),
+            Finding::Candidate => metrics.reconciled(Reconciled::Candidate),
             Finding::Several => metrics.reconciled(Reconciled::Several),
             Finding::Found(_) | Finding::Again { .. } => {}
         }

@@ -58,6 +58,8 @@ pub struct Account {
     pub name: String,
     /// Its key and hash.
     pub credentials: Credentials,
+    /// Whether nobody and nothing else sends with it (`SMS_OUTBOX_EXCLUSIVE_ACCOUNTS`).
+    pub is_exclusive: bool,
 }
 
 /// One account at work: nothing in it is shared with another account, so that neither can hold up the other.
@@ -65,6 +67,7 @@ pub struct Account {
 pub(super) struct AccountState {
     pub(super) name: Arc<str>,
     pub(super) credentials: Credentials,
+    is_exclusive: bool,
     pub(super) concurrency: Arc<Concurrency>,
     pub(super) bulk_concurrency: Arc<Concurrency>,
     /// How long the database took to answer, the latest times.
@@ -127,6 +130,7 @@ impl Dispatch {
                     metrics: settings.metrics.account(&account.name),
                     name: account.name.into(),
                     credentials: account.credentials,
+                    is_exclusive: account.is_exclusive,
                     concurrency: Concurrency::new(permits),
                     bulk_concurrency: Concurrency::new(1),
                     round_trips: Mutex::default(),
@@ -163,6 +167,10 @@ impl Dispatch {
             let probe = maintenance::probe(Arc::clone(&dispatch), Arc::clone(account));
             loops.spawn(watched(broken.clone(), "probing", probe));
             if let Some(settings) = dispatch.settings.reconciling {
+                let settings = Reconciling {
+                    is_exclusive: account.is_exclusive,
+                    ..settings
+                };
                 let reconcile =
                     reconcile::run(Arc::clone(&dispatch), Arc::clone(account), settings);
                 loops.spawn(watched(broken.clone(), "reconciliation", reconcile));

@@ -1,7 +1,8 @@
 -- Jobs that are to be reconciled now, the oldest task first, with the time within which the provider may have taken it: from
 -- the claim of the first request that may have been accepted to the end of the last one.
 --   $1 account   $2 at most
-SELECT job.id, job.token, job.sender, job.recipients[:] AS recipients, job.iys, task.scans, task.clean_scans,
+SELECT job.id, job.token, job.sender, cardinality(job.recipients) AS recipient_count, job.status = 'sent' AS is_sent, job.iys,
+       task.scans, task.clean_scans,
        (extract(epoch FROM time.since) * 1000000)::bigint AS since_us,
        (extract(epoch FROM time.until) * 1000000)::bigint AS until_us,
        (extract(epoch FROM now() - time.until) * 1000)::bigint AS settled_for_ms

@@ -1,6 +1,9 @@
 //! What reconciliation reads and writes.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -16,13 +19,16 @@ use crate::{
 
 /// The most messages that are looked at to find out whether one of them may have made an order too.
 const RIVALS: i64 = 1_000;
+/// The most numbers that are in memory at once, unless one job has more: about 8 MB of them.
+const NUMBERS: usize = 100_000;
 
 #[derive(sqlx::FromRow)]
 struct Row {
     id: Uuid,
     token: i32,
     sender: String,
-    recipients: Vec<Option<String>>,
+    recipient_count: i32,
+    is_sent: bool,
     iys: bool,
     scans: i32,
     clean_scans: i32,
@@ -34,7 +40,7 @@ struct Row {
 /// The state of a job's reconciliation task.
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 pub struct Reconciliation {
-    /// `found`, `none`, `several`; `None` while it is open.
+    /// `found`, `none`, `candidate`, `several`; `None` while it is open.
     pub outcome: Option<String>,
     /// How many scans there were.
     pub scans: i32,
@@ -130,7 +136,7 @@ impl Outbox {
         .await
     }
 
-    /// Up to `at_most` jobs that are to be reconciled now; begins and ends reconciliation tasks as the jobs have changed.
+    /// Up to `at_most` jobs that are to be reconciled now, as many as their numbers allow; begins and ends reconciliation tasks as the jobs have changed.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
@@ -168,11 +174,18 @@ impl Outbox {
                     .await
             })
             .await?;
-        let task = rows.into_iter().map(|row| ReconciliationTask {
+        let counts = rows.iter().map(|row| (row.id, row.recipient_count));
+        let Some(these) = in_portions(counts).into_iter().next() else {
+            return Ok(Vec::new());
+        };
+        let mut numbers_of = self.numbers_of(&these, foreign).await?;
+        let rows = rows.into_iter().take(these.len());
+        let task = rows.map(|row| ReconciliationTask {
             job: row.id,
             token: row.token,
             sender: row.sender,
-            numbers: numbers(&row.recipients, foreign),
+            numbers: numbers_of.remove(&row.id).unwrap_or_default(),
+            is_sent: row.is_sent,
             is_commercial: row.iys,
             since: moment(row.since_us),
             until: moment(row.until_us),
@@ -208,7 +221,13 @@ impl Outbox {
         task: &ReconciliationTask,
         foreign: ForeignNumbers,
     ) -> Result<bool, OutboxError> {
-        let rows: Vec<(Uuid, Vec<Option<String>>)> = self
+        // Marketing may have lost numbers on the way, and nothing else may.
+        let at_least = if task.is_commercial {
+            1
+        } else {
+            i32::try_from(task.numbers.len()).unwrap_or(i32::MAX)
+        };
+        let rows: Vec<(Uuid, i32)> = self
             .call(
                 "looking for other indeterminate messages",
                 async |connection| {
@@ -219,6 +238,7 @@ impl Outbox {
                         .bind(task.since.timestamp_micros())
                         .bind(task.until.timestamp_micros())
                         .bind(RIVALS)
+                        .bind(at_least)
                         .persistent(self.persistent())
                         .fetch_all(connection)
                         .await
@@ -226,11 +246,36 @@ impl Outbox {
             )
             .await?;
         // Too many to look at: then one of them may well be.
-        let too_many = i64::try_from(rows.len()).is_ok_and(|rows| rows >= RIVALS);
-        Ok(too_many
-            || rows
-                .iter()
-                .any(|(_, texts)| task.is_to(&numbers(texts, foreign))))
+        if i64::try_from(rows.len()).is_ok_and(|rows| rows >= RIVALS) {
+            return Ok(true);
+        }
+        for these in in_portions(rows) {
+            let numbers_of = self.numbers_of(&these, foreign).await?;
+            if numbers_of.values().any(|numbers| task.is_to(numbers)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn numbers_of(
+        &self,
+        jobs: &[Uuid],
+        foreign: ForeignNumbers,
+    ) -> Result<HashMap<Uuid, BTreeSet<Recipient>>, OutboxError> {
+        let rows: Vec<(Uuid, Vec<Option<String>>)> = self
+            .call("reading the numbers of jobs", async |connection| {
+                sqlx::query_as(include_str!("recipients_of.sql"))
+                    .bind(jobs)
+                    .persistent(self.persistent())
+                    .fetch_all(connection)
+                    .await
+            })
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(job, texts)| (job, numbers(&texts, foreign)))
+            .collect())
     }
 
     /// The job is sent, under this order. `false`: the job was resolved meanwhile.
@@ -275,6 +320,7 @@ impl Outbox {
         let (clean, outcome, after) = match finding {
             Finding::Found(_) => return Ok(()),
             Finding::None => (Some(true), Some("none"), Duration::ZERO),
+            Finding::Candidate => (Some(false), Some("candidate"), Duration::ZERO),
             Finding::Several => (Some(false), Some("several"), Duration::ZERO),
             Finding::Again { clean, after } => (*clean, None, *after),
         };
@@ -295,6 +341,31 @@ impl Outbox {
                 .map(drop)
         })
         .await
+    }
+
+    /// Up to `at_most` uncertain jobs, of these or of all, with the orders that may be theirs.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn candidates(
+        &self,
+        jobs: Option<&[Uuid]>,
+        at_most: i64,
+    ) -> Result<Vec<(Uuid, Vec<Candidate>)>, OutboxError> {
+        let rows: Vec<(Uuid, Json<Vec<Candidate>>)> = self
+            .call("looking for candidates", async |connection| {
+                sqlx::query_as(include_str!("candidates.sql"))
+                    .bind(jobs)
+                    .bind(at_most)
+                    .persistent(false)
+                    .fetch_all(connection)
+                    .await
+            })
+            .await?;
+        Ok(rows
+            .into_iter()
+            .map(|(job, candidates)| (job, candidates.0))
+            .collect())
     }
 
     /// The state of a job's reconciliation task; `None` where there is none.
@@ -327,6 +398,26 @@ impl Reconciliation {
     }
 }
 
+/// Jobs, in portions that together have no more than [`NUMBERS`], or a job each.
+fn in_portions(jobs: impl IntoIterator<Item = (Uuid, i32)>) -> Vec<Vec<Uuid>> {
+    let mut portions: Vec<Vec<Uuid>> = Vec::new();
+    let mut left = 0;
+    for (job, numbers) in jobs {
+        let numbers = usize::try_from(numbers).unwrap_or(0);
+        match portions.last_mut() {
+            Some(portion) if numbers <= left => {
+                portion.push(job);
+                left -= numbers;
+            }
+            _ => {
+                portions.push(vec![job]);
+                left = NUMBERS.saturating_sub(numbers);
+            }
+        }
+    }
+    portions
+}
+
 fn numbers(texts: &[Option<String>], foreign: ForeignNumbers) -> BTreeSet<Recipient> {
     let texts = texts.iter().map(|text| text.as_deref().unwrap_or(""));
     RecipientList::read(texts, foreign)
@@ -338,4 +429,23 @@ fn numbers(texts: &[Option<String>], foreign: ForeignNumbers) -> BTreeSet<Recipi
 /// The database's own moments always fit.
 fn moment(us: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(us).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_portion_has_so_many_numbers_or_one_job() {
+        let id = Uuid::from_u128;
+        let portions = |counts: &[i32]| {
+            let jobs = (0..).map(id).zip(counts.iter().copied());
+            let portions = in_portions(jobs).into_iter();
+            portions.map(|portion| portion.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(portions(&[]), [] as [usize; 0]);
+        assert_eq!(portions(&[50_000; 5]), [2, 2, 1]);
+        assert_eq!(portions(&[1; 200]), [200]);
+        assert_eq!(portions(&[99_999, 1, 1, 300_000, 1, 0]), [2, 1, 1, 2]);
+    }
 }

@@ -1,5 +1,6 @@
 -- Other messages of the sender that an order of this time may belong to as well: everything whose outcome is not known.
 --   $1 job   $2 account   $3 sender   $4, $5 the time in question, microseconds since 1970   $6 at most
+--   $7 how many numbers it must have at least
 WITH open AS (
     SELECT id, account, sender, recipients, coalesce(ambiguous_since, claimed_at) AS since FROM sms_outbox.jobs
     WHERE status = 'sending'
@@ -11,7 +12,7 @@ WITH open AS (
     WHERE status = 'sent' AND order_id IS NULL AND duplicate_of IS NULL
       AND sent_at >= to_timestamp($4 / 1000000.0)
 )
-SELECT id, recipients[:] AS recipients FROM open
+SELECT id, cardinality(recipients) AS recipient_count FROM open
 WHERE id <> $1 AND account = $2 AND sender = $3
-  AND since <= to_timestamp($5 / 1000000.0)
+  AND since <= to_timestamp($5 / 1000000.0) AND cardinality(recipients) >= $7
 LIMIT $6

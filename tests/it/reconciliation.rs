@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sms_outbox::lifecycle::OrderId;
 use sms_outbox::message::ForeignNumbers;
 use sms_outbox::outbox::{Outbox, Resolution, Resolved, Word};
-use sms_outbox::reconciliation::ListedOrder;
+use sms_outbox::reconciliation::{Finding, ListedOrder};
 use sms_outbox::sandbox::{Action, Fault, FaultKind, Sandbox, SandboxConfig};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -25,7 +25,9 @@ const REPORTS: &str = "/v1/get-reports/json";
 const REPORT: &str = "/v1/get-report/json";
 
 /// A window that leaves no room for a repeat, so that every lost answer is uncertain at once; and reconciliation that takes no time.
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 10] = [
+    "--exclusive-accounts",
+    "default",
     "--request-timeout",
     "2s",
     "--guard-window",
@@ -164,17 +166,7 @@ async fn where_several_orders_fit_a_person_is_shown_them_and_decides() {
     }
     worker.stop().await;
 
-    let run = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_sms-outbox"))
-            .args(arguments)
-            .args(["--database-url", &database.url()])
-            .env_clear()
-            .current_dir(std::env::temp_dir())
-            .output()
-            .expect("the program that cargo has just built");
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).expect("UTF-8")
-    };
+    let run = |arguments: &[&str]| run(&database, arguments);
     let id = both[0].to_string();
     let ledger = sandbox.handle().ledger();
     for shown in [run(&["resolve", &id]), run(&["show", &id])] {
@@ -205,6 +197,116 @@ async fn where_several_orders_fit_a_person_is_shown_them_and_decides() {
         (settled.status.as_str(), settled.order_id.as_deref()),
         ("sent", Some(ledger[0].order_id.as_str()))
     );
+}
+
+/// The program's answer.
+fn run(database: &TestDatabase, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_sms-outbox"))
+        .args(arguments)
+        .args(["--database-url", &database.url()])
+        .env_clear()
+        .current_dir(std::env::temp_dir())
+        .output()
+        .expect("the program that cargo has just built");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[tokio::test]
+async fn where_others_send_too_an_order_that_fits_is_a_candidate_and_a_person_says_yes() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    // By hand, from the panel, to the same number at the same time: the job was never accepted.
+    let provider = FakeProvider::scripted(|request| three_pages(request, "312891245"));
+    let id = uncertain(pool).await;
+    let worker = Worker::start(&database, &provider, &FLAGS[2..]);
+    wait_for_outcome(pool, id, "candidate").await;
+    worker.stop().await;
+    let found = job(pool, id).await;
+    assert_eq!((found.status.as_str(), found.order_id), ("uncertain", None));
+
+    let command = format!("sms-outbox resolve {id} --sent 312891245");
+    let id_text = id.to_string();
+    for page in [
+        &["show", &id_text][..],
+        &["list", "--status", "uncertain"],
+        &["stats"],
+        &["resolve", &id_text],
+    ] {
+        let shown = run(&database, page);
+        assert!(shown.contains(&command), "{page:?}: {shown}");
+    }
+    let listed: Value = serde_json::from_str(&run(&database, &["list", "--json"])).expect("JSON");
+    assert_eq!(listed[0]["candidates"][0]["order_id"], "312891245");
+
+    let said_yes: Vec<&str> = command.split(' ').skip(1).collect();
+    run(&database, &said_yes);
+    let sent = job(pool, id).await;
+    assert_eq!(
+        (sent.status.as_str(), sent.order_id.as_deref()),
+        ("sent", Some("312891245"))
+    );
+    for page in ["stats", "list"] {
+        let shown = run(&database, &[page]);
+        assert!(!shown.contains("sms-outbox resolve"), "{page}: {shown}");
+    }
+}
+
+#[tokio::test]
+async fn where_others_send_too_a_job_that_was_accepted_gets_its_order_after_the_settle_time() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let sandbox = sandbox().await;
+    sandbox
+        .handle()
+        .set_faults([Fault::next(1, FaultKind::AcceptDrop)]);
+    let flags = [&FLAGS[2..], &["--guard-window", "5m"]].concat();
+    let id = insert(pool, &[]).await;
+    let worker = Worker::start_at(&database.url(), &sandbox.base_url(), &flags);
+    let sent = wait_for_job(pool, id, "its order is known", |job| job.order_id.is_some()).await;
+    worker.stop().await;
+    assert!(sent.duplicate, "{sent:?}");
+    let ledger = sandbox.handle().ledger();
+    assert_eq!(sent.order_id.as_deref(), Some(ledger[0].order_id.as_str()));
+}
+
+#[tokio::test]
+async fn what_is_reconciled_at_once_is_bounded_by_numbers() {
+    let database = TestDatabase::create().await;
+    let outbox = Outbox::new(database.pool().clone());
+    execute(
+        database.pool(),
+        "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, status, attempt, token, error_class, claimed_at, ambiguous_since)
+         SELECT 'BRAND', array_agg('0532' || lpad(n::text, 7, '0')), 'to many', false, 'uncertain', 1, 1, 'timeout',
+                now() - interval '60 s', now() - interval '60 s'
+         FROM generate_series(1, 30000) AS n, generate_series(1, 7) AS job GROUP BY job"
+            .to_owned(),
+    )
+    .await;
+    let mut read = Vec::new();
+    for jobs in [3, 3, 1, 0] {
+        let due = outbox
+            .due_reconciliation("default", ForeignNumbers::Refused, 200)
+            .await
+            .expect("the database answers");
+        assert_eq!(due.len(), jobs);
+        for task in &due {
+            assert_eq!(task.numbers.len(), 30_000);
+            // Others of the same numbers, which are looked through as sparingly.
+            let has_rivals = outbox.has_rivals("default", task, ForeignNumbers::Refused);
+            assert!(has_rivals.await.expect("the database answers"));
+            let again = Finding::Again {
+                clean: Some(true),
+                after: Duration::from_secs(60),
+            };
+            let noted = outbox.note_scan(task, &again, None, "").await;
+            noted.expect("the database answers");
+            read.push(task.job);
+        }
+    }
+    read.sort_unstable();
+    read.dedup();
+    assert_eq!(read.len(), 7, "every one has its turn");
 }
 
 /// A job that is uncertain since a minute.
