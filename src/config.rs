@@ -748,7 +748,6 @@ mod tests {
             " shop, other,",
         ]);
         assert!(config.is_exclusive("shop") && !config.is_exclusive("default"));
-        assert!(!config.is_exclusive(""));
         assert!(!worker(&[]).is_exclusive("default"));
         let warnings = config.warnings();
         assert!(

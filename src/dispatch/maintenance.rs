@@ -193,7 +193,7 @@ async fn rescue(dispatch: &Dispatch, leases: &mut LeaseCursor) -> Result<(), Out
     for _ in 0..BATCHES {
         let began = Instant::now();
         let reach = leases.reach(began);
-        let abandoned = dispatch.outbox.abandoned(reach, BATCH).await?;
+        let (abandoned, more) = dispatch.outbox.abandoned(reach, BATCH).await?;
         let ended = Instant::now();
         let records: Vec<Record> = abandoned
             .iter()
@@ -225,7 +225,7 @@ async fn rescue(dispatch: &Dispatch, leases: &mut LeaseCursor) -> Result<(), Out
                 since_claim_ms, uncertain, "recovered: the lease of its worker ran out, and it may have been sent"
             );
         }
-        if abandoned.len() < BATCH {
+        if !more {
             leases.looked(reach, began, ended);
             break;
         }

@@ -7,6 +7,9 @@ use uuid::Uuid;
 use super::{Outbox, OutboxError, from_millis, millis};
 use crate::failpoints;
 
+/// The most bytes of numbers and texts that are read of abandoned claims at once, unless one job has more.
+const BYTES: i64 = 16 * 1024 * 1024;
+
 /// A claim whose lease has run out.
 #[derive(Clone)]
 pub struct Abandoned {
@@ -49,6 +52,7 @@ struct Row {
     since_claim_ms: Option<i64>,
     indeterminate_age_ms: Option<i64>,
     expires_in_ms: Option<i64>,
+    found: i64,
 }
 
 /// Which parts of the maintenance have something to do.
@@ -80,7 +84,8 @@ impl Outbox {
         .await
     }
 
-    /// Up to `at_most` claims whose lease has run out, the oldest first: within the last `reach`, or whenever.
+    /// Up to `at_most` claims whose lease has run out, the oldest first: within the last `reach`, or whenever. `true`: there are
+    /// more, because of their number or because of what they hold.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
@@ -88,18 +93,23 @@ impl Outbox {
         &self,
         reach: Option<Duration>,
         at_most: usize,
-    ) -> Result<Vec<Abandoned>, OutboxError> {
+    ) -> Result<(Vec<Abandoned>, bool), OutboxError> {
         let read = Instant::now();
         let rows: Vec<Row> = self
             .call("looking for abandoned claims", async |connection| {
                 sqlx::query_as(failpoints::sql(include_str!("abandoned.sql")))
                     .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
                     .bind(reach.map(millis))
+                    .bind(BYTES)
                     .persistent(self.persistent())
                     .fetch_all(connection)
                     .await
             })
             .await?;
+        let read_here = rows.len();
+        let more = rows.first().is_some_and(|row| {
+            read_here >= at_most || usize::try_from(row.found).is_ok_and(|found| found > read_here)
+        });
         let abandoned = rows.into_iter().map(|row| Abandoned {
             id: row.id,
             token: row.token,
@@ -114,7 +124,7 @@ impl Outbox {
             expires_in: row.expires_in_ms.map(from_millis),
             read,
         });
-        Ok(abandoned.collect())
+        Ok((abandoned.collect(), more))
     }
 
     /// Ends queued jobs whose `expires_at` has come; returns them with their new status (`expired`, or `uncertain` where an

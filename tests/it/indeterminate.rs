@@ -295,6 +295,42 @@ async fn an_abandoned_claim_is_recovered_and_repeated() {
 }
 
 #[tokio::test]
+async fn abandoned_claims_are_read_within_bounds_and_all_of_them() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    // 800 kB each when they are read; a bulk order is under way once in an account.
+    execute(
+        pool,
+        "INSERT INTO sms_outbox.jobs (account, sender, recipients, body, iys, status, attempt, token, worker, claimed_at, lease_until)
+         SELECT 'a' || job, 'BRAND', array_agg('0532' || lpad(n::text, 7, '0')), 'to many', false, 'sending', 1, 1, 'dead',
+                now() - interval '9 s', now()
+         FROM generate_series(1, 50000) AS n, generate_series(1, 30) AS job GROUP BY job",
+    )
+    .await;
+    let outbox = Outbox::new(pool.clone());
+    let (some, more) = outbox
+        .abandoned(None, 500)
+        .await
+        .expect("the database answers");
+    assert!((10..30).contains(&some.len()) && more, "{}", some.len());
+    let (few, more) = outbox
+        .abandoned(None, 2)
+        .await
+        .expect("the database answers");
+    assert!(few.len() == 2 && more);
+    let worker = Worker::start(&database, &provider, &[]);
+    let recovered = "SELECT count(*) FROM sms_outbox.jobs WHERE status = 'queued' AND ambiguous_since IS NOT NULL";
+    wait_for_count(pool, recovered, |n| n == 30).await;
+    worker.stop().await;
+    let (none, more) = outbox
+        .abandoned(None, 500)
+        .await
+        .expect("the database answers");
+    assert!(none.is_empty() && !more);
+}
+
+#[tokio::test]
 async fn a_killed_workers_jobs_are_finished_by_another() {
     let database = TestDatabase::create().await;
     let hold = Hold::new();
