@@ -77,6 +77,9 @@ pub mod bench;
 pub mod cli;
 #[cfg(feature = "worker")]
 #[doc(hidden)]
+pub mod clock;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
 pub mod config;
 #[cfg(feature = "worker")]
 #[doc(hidden)]

@@ -23,6 +23,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use crate::{
+    clock::Moment,
     lifecycle::{ErrorClass, Failure, OrderId, Progress, Verdict},
     message::{Iys, Recipient},
 };
@@ -120,9 +121,9 @@ pub struct Order<'a> {
     /// When the provider is to send it; `None`: at once.
     pub send_at: Option<DateTime<Utc>>,
     /// The moment from which it must not leave any more, however long connecting takes; `None`: no such moment.
-    pub not_after: Option<Instant>,
+    pub not_after: Option<Moment>,
     /// Until when it may leave without asking for another slot_ends, however long connecting takes; `None`: whenever.
-    pub slot_ends: Option<Instant>,
+    pub slot_ends: Option<Moment>,
 }
 
 /// Neither text nor numbers.
@@ -277,7 +278,7 @@ impl Provider {
         next_slot: impl Fn() -> T,
     ) -> Result<Observation, R>
     where
-        T: Future<Output = Result<Instant, R>>,
+        T: Future<Output = Result<Moment, R>>,
     {
         let (iys, iys_list) = wire::iys_fields(order.iys);
         let request = wire::SendSms {
@@ -428,7 +429,7 @@ impl Provider {
 
     async fn ask<T: Serialize>(&self, path: &str, request: T) -> Result<Answer, ProbeError> {
         let (request, handover) = self.request(path, request, 256, None, None);
-        let always = || std::future::pending::<Result<Instant, Infallible>>();
+        let always = || std::future::pending::<Result<Moment, Infallible>>();
         let Ok(exchange) = self.exchange(request, handover, always).await;
         let reply = exchange.result.map_err(|lost| ProbeError {
             failure: lost.failure,
@@ -460,8 +461,8 @@ impl Provider {
         path: &str,
         request: T,
         expected_len: usize,
-        not_after: Option<Instant>,
-        slot_ends: Option<Instant>,
+        not_after: Option<Moment>,
+        slot_ends: Option<Moment>,
     ) -> (RequestBuilder, Handover) {
         let mut json = Vec::with_capacity(expected_len);
         serde_json::to_writer(&mut json, &wire::Envelope { request })
@@ -485,7 +486,7 @@ impl Provider {
         next_slot: impl Fn() -> T,
     ) -> Result<Exchange, R>
     where
-        T: Future<Output = Result<Instant, R>>,
+        T: Future<Output = Result<Moment, R>>,
     {
         let start = Instant::now();
         let mut answer = std::pin::pin!(request.send());

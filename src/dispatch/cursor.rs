@@ -147,6 +147,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::clock::Moment;
 
     const LONGEST: Duration = Duration::from_millis(500);
 
@@ -158,7 +159,6 @@ mod tests {
     }
 
     fn claims(numbers: std::ops::Range<usize>, priority: i16) -> Vec<Claim> {
-        let now = Instant::now();
         let claim = |n| Claim {
             id: Uuid::nil(),
             token: 1,
@@ -178,8 +178,8 @@ mod tests {
             expires_in: None,
             wait_us: 0,
             tolerance: None,
-            asked: now,
-            received: now,
+            asked: Moment::now(),
+            received: Moment::now(),
         };
         numbers.map(claim).collect()
     }

@@ -1,14 +1,12 @@
 //! The pre-send check: is the slot of the request open, and may the job still be sent?
 
-use std::{
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::{sync::PoisonError, time::Duration};
 
 use tokio::sync::MutexGuard;
 
 use super::{AccountState, Dispatch, job_state, parse::ParsedJob};
 use crate::{
+    clock::Moment,
     lifecycle::{ErrorClass, Failure, Outcome, PreSendCheck},
     metrics::Metrics,
     outbox::{Claim, Slots},
@@ -34,9 +32,9 @@ pub(super) const ROUND_TRIPS: usize = 4;
 pub(super) struct Permit {
     /// The gate has made sure that a request which is over by then fits into lease and guard. Connecting takes time, and a
     /// process may be frozen right behind the gate: what has not left by then must not leave at all.
-    pub(super) until: Instant,
+    pub(super) until: Moment,
     /// When its slot is over. What has not left by then needs another; `None`: there is no limit.
-    pub(super) slot_ends: Option<Instant>,
+    pub(super) slot_ends: Option<Moment>,
 }
 
 /// Why a claimed job is not sent.
@@ -52,8 +50,8 @@ pub(super) enum Withheld {
 /// Ten milliseconds in which one message may leave.
 pub(super) struct Slot<'a> {
     /// It began between `asked` and `received`, plus `wait_us`.
-    asked: Instant,
-    received: Instant,
+    asked: Moment,
+    received: Moment,
     wait_us: i64,
     /// How late after its beginning the message may leave: as much as was reserved for it, whatever has changed since.
     tolerance: Duration,
@@ -74,18 +72,18 @@ impl Slot<'_> {
     }
 
     /// Its beginning, at the latest.
-    fn opens(&self) -> Instant {
+    fn opens(&self) -> Moment {
         shifted(self.received, self.wait_us.max(0))
     }
 
     /// Its end, at the earliest.
-    fn closes(&self) -> Instant {
+    fn closes(&self) -> Moment {
         shifted(self.asked, self.wait_us) + self.tolerance.saturating_sub(ON_ITS_WAY)
     }
 }
 
 impl Dispatch {
-    /// Waits for the slot that was reserved, and checks once more whether the job may be sent, by the monotonic clock.
+    /// Waits for the slot that was reserved, and checks once more whether the job may be sent, by a clock that nothing stops.
     pub(super) async fn gate<'a>(
         &self,
         account: &'a AccountState,
@@ -97,7 +95,7 @@ impl Dispatch {
         loop {
             if let Some(slot) = &slot
                 && self
-                    .unless_stopping(tokio::time::sleep_until(slot.opens().into()))
+                    .unless_stopping(tokio::time::sleep(slot.opens().left()))
                     .await
                     .is_none()
             {
@@ -106,13 +104,13 @@ impl Dispatch {
             if self.stop.is_cancelled() {
                 return Err(Withheld::Stopping);
             }
-            let until = Instant::now() + self.settings.policy.request_timeout;
+            let until = Moment::now() + self.settings.policy.request_timeout;
             match self.settings.policy.check(&job_state(claim)) {
                 PreSendCheck::Send => {}
                 refused => return Err(Withheld::Refused(refused)),
             }
             let slot_ends = slot.take().map(|slot| slot.closes());
-            if !limited || slot_ends.is_some_and(|end| Instant::now() <= end) {
+            if !limited || slot_ends.is_some_and(|end| Moment::now() <= end) {
                 return Ok(Permit { until, slot_ends });
             }
             // Forfeited: leaving now could meet another's slot in one second.
@@ -131,7 +129,7 @@ impl Dispatch {
         account: &AccountState,
         claim: &Claim,
         parsed: &ParsedJob,
-    ) -> Result<Instant, Withheld> {
+    ) -> Result<Moment, Withheld> {
         account.metrics.slots_forfeited.inc();
         let permit = self.gate(account, claim, parsed, None).await?;
         Ok(permit.slot_ends.unwrap_or(permit.until))
@@ -155,7 +153,7 @@ impl Dispatch {
             horizon: LATE_HORIZON,
             ..self.slots(account)
         };
-        let asked = Instant::now();
+        let asked = Moment::now();
         let pause = match self
             .outbox
             .reserve_slot(
@@ -168,7 +166,7 @@ impl Dispatch {
         {
             Ok(Some(us)) => {
                 self.outage.over();
-                let received = Instant::now();
+                let received = Moment::now();
                 account.follow(received - asked);
                 return Some(Slot {
                     asked,
@@ -257,12 +255,11 @@ pub(super) fn slots_ahead(slots: Slots) -> usize {
 }
 
 /// `moment` moved by microseconds, backwards too.
-fn shifted(moment: Instant, us: i64) -> Instant {
+fn shifted(moment: Moment, us: i64) -> Moment {
     let by = Duration::from_micros(us.unsigned_abs());
-    // There is no `Instant` before the start of the clock.
     if us >= 0 {
         moment + by
     } else {
-        moment.checked_sub(by).unwrap_or(moment)
+        moment.before(by)
     }
 }

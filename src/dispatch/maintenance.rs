@@ -268,10 +268,7 @@ fn take_over(dispatch: &Dispatch, claim: &Abandoned) -> Record {
         token: claim.token,
         attempt: claim.attempt,
         worker: claim.worker.as_str().into(),
-        claimed: claim
-            .read
-            .checked_sub(claim.since_claim)
-            .unwrap_or(claim.read),
+        claimed: claim.read.before(claim.since_claim),
         outcome: dispatch.settings.policy.rescue(&job_state),
         evidence: None,
         rejected: Vec::new(),

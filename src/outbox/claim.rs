@@ -1,13 +1,16 @@
 //! Taking what is due, and marking it before anything leaves.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, from_millis, millis};
-use crate::failpoints::{self, Point};
+use crate::{
+    clock::Moment,
+    failpoints::{self, Point},
+};
 
 /// The fleet's limit on recipients per second, as one claim applies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,9 +94,9 @@ pub struct Claim {
     /// Under which tolerance they were reserved; `None` for what needs no slot.
     pub tolerance: Option<Duration>,
     /// Just before the claim was asked for: the latest moment that is surely not after it.
-    pub asked: Instant,
+    pub asked: Moment,
     /// When the claim was known here: the earliest moment that is surely not before it.
-    pub received: Instant,
+    pub received: Moment,
 }
 
 impl Claim {
@@ -147,7 +150,7 @@ struct Row {
 }
 
 impl Row {
-    fn into_claim(self, tolerance: Option<Duration>, asked: Instant, received: Instant) -> Claim {
+    fn into_claim(self, tolerance: Option<Duration>, asked: Moment, received: Moment) -> Claim {
         Claim {
             id: self.id,
             token: self.token,
@@ -281,7 +284,7 @@ impl Outbox {
         tolerance: Option<Duration>,
         bind: impl FnOnce(Claiming) -> Claiming + Clone,
     ) -> Result<Vec<Claim>, OutboxError> {
-        let asked = Instant::now();
+        let asked = Moment::now();
         let rows = self
             .call_where_pinned("claiming jobs", async |connection| {
                 let claiming = sqlx::query_as(failpoints::sql(statement))
@@ -292,7 +295,7 @@ impl Outbox {
                 failpoints::midway(Point::DuringClaim, claiming.fetch_all(connection)).await
             })
             .await?;
-        let received = Instant::now();
+        let received = Moment::now();
         let claim = |row: Row| row.into_claim(tolerance, asked, received);
         Ok(rows.into_iter().map(claim).collect())
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{Outbox, OutboxError};
 use crate::{
+    clock::Moment,
     failpoints::{self, Point},
     lifecycle::{Outcome, Progress, Status},
 };
@@ -86,7 +87,7 @@ pub struct Record {
     /// Who made it.
     pub worker: Arc<str>,
     /// A moment that is surely not after the claim.
-    pub claimed: Instant,
+    pub claimed: Moment,
     /// What is to become of the job.
     pub outcome: Outcome,
     /// What was seen, if a request was made.

@@ -1,11 +1,11 @@
 //! Jobs that maintenance has to move: abandoned claims, expired messages, indeterminate jobs too old to be repeated.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::{Outbox, OutboxError, from_millis, millis};
-use crate::failpoints;
+use crate::{clock::Moment, failpoints};
 
 /// The most bytes of numbers and texts that are read of abandoned claims at once, unless one job has more.
 const BYTES: i64 = 16 * 1024 * 1024;
@@ -36,7 +36,7 @@ pub struct Abandoned {
     /// Time to `expires_at`.
     pub expires_in: Option<Duration>,
     /// When this was read.
-    pub read: Instant,
+    pub read: Moment,
 }
 
 #[derive(sqlx::FromRow)]
@@ -94,7 +94,7 @@ impl Outbox {
         reach: Option<Duration>,
         at_most: usize,
     ) -> Result<(Vec<Abandoned>, bool), OutboxError> {
-        let read = Instant::now();
+        let read = Moment::now();
         let rows: Vec<Row> = self
             .call("looking for abandoned claims", async |connection| {
                 sqlx::query_as(failpoints::sql(include_str!("abandoned.sql")))

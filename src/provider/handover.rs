@@ -9,14 +9,16 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::Instant,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 
-use crate::failpoints::{self, Point};
+use crate::{
+    clock::Moment,
+    failpoints::{self, Point},
+};
 
 /// The sender's end: can take the request back as long as the connection has not taken it.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ pub(super) struct Handover(Arc<Shared>);
 pub(super) struct WatchedBody {
     bytes: Option<Bytes>,
     shared: Arc<Shared>,
-    not_after: Option<Instant>,
+    not_after: Option<Moment>,
 }
 
 #[derive(Debug)]
@@ -41,7 +43,7 @@ enum State {
     /// Nobody has taken it.
     Waiting {
         /// Until when it may be taken; `None`: whenever.
-        slot_ends: Option<Instant>,
+        slot_ends: Option<Moment>,
         /// The connection, once it stood too late for its slot_ends.
         connection: Option<Waker>,
     },
@@ -68,8 +70,8 @@ impl Handover {
     /// After `slot_ends` it waits for another slot, with the connection open.
     pub(super) fn of(
         bytes: Bytes,
-        not_after: Option<Instant>,
-        slot_ends: Option<Instant>,
+        not_after: Option<Moment>,
+        slot_ends: Option<Moment>,
     ) -> (Self, WatchedBody) {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Waiting {
@@ -113,7 +115,7 @@ impl Handover {
     }
 
     /// The request may leave now, and until this moment.
-    pub(super) fn take_slot(&self, until: Instant) {
+    pub(super) fn take_slot(&self, until: Moment) {
         if let State::Waiting {
             slot_ends,
             connection,
@@ -137,7 +139,7 @@ impl Body for WatchedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Withdrawn>>> {
         {
             let mut state = self.shared.state();
-            let now = Instant::now();
+            let now = Moment::now();
             match &mut *state {
                 State::Waiting { .. } if self.not_after.is_some_and(|moment| now >= moment) => {
                     // Whoever asks whether it left is told that it did not.
@@ -213,14 +215,14 @@ mod tests {
     #[test]
     fn a_request_whose_time_has_passed_never_leaves() {
         let (handover, mut body) =
-            Handover::of(Bytes::from_static(b"x"), Some(Instant::now()), None);
+            Handover::of(Bytes::from_static(b"x"), Some(Moment::now()), None);
         assert!(matches!(poll(&mut body), Some(Err(Withdrawn))));
         assert!(handover.withdraw(), "and it is known that it did not");
     }
 
     #[test]
     fn a_request_that_missed_its_slot_leaves_in_the_next_one_and_asks_for_it_once() {
-        let over = Instant::now().checked_sub(Duration::from_millis(1));
+        let over = Some(Moment::now().before(Duration::from_millis(1)));
         let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None, over);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(handover.missed().now_or_never().is_none(), "nobody asked");
@@ -229,19 +231,19 @@ mod tests {
         }
         assert!(handover.missed().now_or_never().is_some());
         assert!(handover.missed().now_or_never().is_none(), "once is enough");
-        handover.take_slot(Instant::now() + Duration::from_secs(60));
+        handover.take_slot(Moment::now() + Duration::from_secs(60));
         assert_eq!(poll(&mut body).unwrap().unwrap(), "x");
         assert!(!handover.withdraw());
     }
 
     #[test]
     fn a_request_that_waits_for_its_slot_can_be_withdrawn() {
-        let over = Instant::now().checked_sub(Duration::from_millis(1));
+        let over = Some(Moment::now().before(Duration::from_millis(1)));
         let (handover, mut body) = Handover::of(Bytes::from_static(b"x"), None, over);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut body).poll_frame(&mut cx).is_pending());
         assert!(handover.withdraw());
-        handover.take_slot(Instant::now() + Duration::from_secs(60));
+        handover.take_slot(Moment::now() + Duration::from_secs(60));
         assert!(matches!(poll(&mut body), Some(Err(Withdrawn))));
     }
 

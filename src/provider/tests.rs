@@ -216,7 +216,7 @@ async fn send_text(provider: &Provider, body: &str) -> Observation {
 
 /// At any time.
 async fn place(provider: &Provider, order: &Order<'_>) -> Observation {
-    let never = || std::future::pending::<Result<Instant, Infallible>>();
+    let never = || std::future::pending::<Result<Moment, Infallible>>();
     let Ok(outcome) = provider.send(&credentials(), order, never).await;
     outcome
 }
@@ -341,7 +341,7 @@ fn late(recipients: &[Recipient]) -> Order<'_> {
         iys: Iys::Transactional,
         send_at: None,
         not_after: None,
-        slot_ends: Instant::now().checked_sub(Duration::from_millis(1)),
+        slot_ends: Some(Moment::now().before(Duration::from_millis(1))),
     }
 }
 
@@ -352,9 +352,9 @@ async fn an_order_that_missed_its_slot_leaves_in_the_next_one_on_the_same_connec
     // The second one is over before it is used, too.
     let another = async || {
         let over = asked.fetch_add(1, Ordering::SeqCst) == 0;
-        let now = Instant::now();
+        let now = Moment::now();
         Ok::<_, Infallible>(if over {
-            now.checked_sub(Duration::from_millis(1)).unwrap()
+            now.before(Duration::from_millis(1))
         } else {
             now + Duration::from_secs(60)
         })
@@ -403,7 +403,7 @@ async fn what_a_server_says_before_the_order_has_left_is_no_answer_to_it() {
     });
     let recipients = [number()];
     let order = late(&recipients);
-    let never = || std::future::pending::<Result<Instant, Infallible>>();
+    let never = || std::future::pending::<Result<Moment, Infallible>>();
     let provider = Provider::new(config(&url)).unwrap();
     let Ok(outcome) = provider.send(&credentials(), &order, never).await;
     assert_not_sent(&outcome, ErrorClass::Network);

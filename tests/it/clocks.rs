@@ -1,25 +1,35 @@
-//! The wall clock of a worker decides nothing: it may jump by hours in either direction while the worker is at work.
+//! The wall clock of a worker decides nothing: it may jump by hours in either direction while the worker is at work. And a
+//! machine that is suspended forgets none of the time.
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::support::clock::{WallClock, hours};
+use crate::support::clock::{Clocks, hours};
 use crate::support::postgres::TestDatabase;
 use crate::support::provider::{FakeProvider, Guard, Hold, Reply, SEND, healthy};
-use crate::support::worker::{Process, insert, jobs, wait_for_status, wait_for_statuses};
+use crate::support::worker::{
+    Process, count, insert, jobs, wait_for_count, wait_for_status, wait_for_statuses,
+};
 
-#[tokio::test]
-async fn a_wall_clock_that_jumps_by_hours_doubles_nothing_expires_nothing_and_holds_nothing_up() {
-    let clock = match WallClock::new() {
-        Ok(clock) => clock,
+/// `None`: this machine has none that can be made to jump, and says so.
+fn clocks() -> Option<Clocks> {
+    match Clocks::new() {
+        Ok(clocks) => Some(clocks),
         Err(why) => {
             // Past the harness, which keeps back what a test that passes prints.
             use std::io::Write as _;
-            let left_out = format!("\nLEFT OUT: no wall clock can be made to jump here: {why}\n");
+            let left_out = format!("\nLEFT OUT: no clock can be made to jump here: {why}\n");
             std::io::stderr().write_all(left_out.as_bytes()).ok();
-            return;
+            None
         }
+    }
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_jumps_by_hours_doubles_nothing_expires_nothing_and_holds_nothing_up() {
+    let Some(clock) = clocks() else {
+        return;
     };
     let database = TestDatabase::create().await;
     let pool = database.pool();
@@ -119,4 +129,57 @@ async fn a_wall_clock_that_jumps_by_hours_doubles_nothing_expires_nothing_and_ho
         "not due for hours"
     );
     worker.stop().await;
+}
+
+/// A job of as many recipients as the limit allows in a second waits for nearly a second before the next one may go. Suspended
+/// in that second, the worker wakes up when the moment has passed by which the text had to be sent.
+#[tokio::test]
+async fn what_was_claimed_before_a_machine_was_suspended_is_not_sent_when_it_wakes_up_too_late() {
+    let Some(clock) = clocks() else {
+        return;
+    };
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    let environment = clock.environment();
+    let environment: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let worker = Process::worker_with(
+        &database.url(),
+        &provider.url(),
+        &["--rate-per-second", "100"],
+        &environment,
+    );
+    let numbers =
+        "(SELECT array_agg('0532' || lpad(n::text, 7, '0')) FROM generate_series(1, 100) AS n)";
+    // A machine that is too busy may let the second one go before it is suspended.
+    for round in 1..=5 {
+        let (first, second) = (format!("first {round}"), format!("second {round}"));
+        for text in [&first, &second] {
+            let columns = [
+                ("recipients", numbers),
+                ("body", &format!("'{text}'")),
+                ("expires_at", "now() + interval '10 minutes'"),
+            ];
+            insert(pool, &columns).await;
+        }
+        let claimed = format!(
+            "SELECT count(*) FROM sms_outbox.jobs WHERE body = '{second}' AND status <> 'queued'"
+        );
+        wait_for_count(pool, &claimed, |n| n == 1).await;
+        clock.suspended_for(hours(round));
+        let ended = format!(
+            "SELECT count(*) FROM sms_outbox.jobs WHERE body = '{second}' AND finished_at IS NOT NULL"
+        );
+        wait_for_count(pool, &ended, |n| n == 1).await;
+        if provider.orders_of(&second).is_empty() {
+            let expired = format!("{ended} AND status = 'expired'");
+            assert_eq!(count(pool, &expired).await, 1);
+            worker.stop().await;
+            return;
+        }
+    }
+    panic!("it went every time before the machine was suspended");
 }

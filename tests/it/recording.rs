@@ -74,7 +74,7 @@ pub fn late_acceptance(job: Uuid, token: i32, order: &str) -> Record {
         token: token - i32::from(order.ends_with('6')),
         attempt: 1,
         worker: "late".into(),
-        claimed: std::time::Instant::now(),
+        claimed: sms_outbox::clock::Moment::now(),
         outcome: Outcome::Sent {
             order_id: OrderId::parse(order),
             duplicate: false,
