@@ -6,6 +6,7 @@ mod database;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
+mod environment;
 mod inspect;
 mod migrate;
 mod operate;
@@ -18,10 +19,15 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable, parser::ValueSource,
+};
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{config::Misconfigured, outbox::chain};
+use crate::{
+    config::{DATABASE_URL, Misconfigured, secret},
+    outbox::chain,
+};
 
 /// A transactional outbox for SMS on PostgreSQL, delivered through iletiMerkezi
 #[derive(Parser, Debug)]
@@ -114,15 +120,12 @@ pub fn command() -> clap::Command {
 /// Exit codes: 0 done, 1 it failed, 2 wrong usage or configuration.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Before clap reads the environment. A file that is not there is no error; one that cannot be read is.
-    if let Err(error) = dotenvy::dotenv()
-        && !error.not_found()
-    {
-        // The error may quote the line, and the line may hold a secret.
-        eprintln!("error: the file .env cannot be read: its lines are NAME=value");
-        return ExitCode::from(2);
-    }
-    let cli = Cli::parse();
+    // Before clap reads the environment.
+    let parsed = environment::load().and_then(|()| parse());
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return fail(&error.into()),
+    };
     let unless_told = match &cli.command {
         Command::Worker(_) => "info",
         #[cfg(feature = "sandbox")]
@@ -131,6 +134,9 @@ pub fn main() -> ExitCode {
     };
     if let Err(error) = start_logging(&cli.log, unless_told) {
         return fail(&error.into());
+    }
+    for warning in environment::unknown(&command()) {
+        tracing::warn!("{warning}");
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -146,6 +152,53 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => fail(&error),
     }
+}
+
+/// Reads the arguments. Wrong usage ends the process here, with what clap has to say about it.
+fn parse() -> Result<Cli, Misconfigured> {
+    let elsewhere = secret(DATABASE_URL, &|name: &str| std::env::var(name).ok());
+    let command = match &elsewhere {
+        // Wherever it stands, a flag wins over it. (Set and empty is as good as not set.)
+        Ok(Some(url)) => {
+            let url: &'static str = url.clone().leak();
+            command().mut_subcommands(|subcommand| {
+                if asks_for_a_database(&subcommand) {
+                    subcommand.mut_arg("database_url", |argument| {
+                        argument
+                            .env(Resettable::Reset)
+                            .default_value(url)
+                            .hide_default_value(true)
+                    })
+                } else {
+                    subcommand
+                }
+            })
+        }
+        Ok(None) | Err(_) => command(),
+    };
+    let matches = command.clone().try_get_matches().map_err(|error| {
+        match environment::blamed(&error, &command) {
+            Some(blamed) => blamed,
+            None => error.exit(),
+        }
+    })?;
+    let needed = matches.subcommand().is_some_and(|(name, given)| {
+        let asks = command
+            .find_subcommand(name)
+            .is_some_and(asks_for_a_database);
+        asks && given.value_source("database_url") != Some(ValueSource::CommandLine)
+    });
+    if needed {
+        elsewhere?;
+    }
+    // The same command has read them.
+    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+}
+
+fn asks_for_a_database(command: &clap::Command) -> bool {
+    command
+        .get_arguments()
+        .any(|argument| argument.get_id() == "database_url")
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -16,6 +16,10 @@ use crate::{
     reconciliation::Reconciling,
 };
 
+mod secret;
+
+pub use secret::secret;
+
 /// A setting that cannot be used, in a sentence that an operator can act on. The program exits with 2.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -24,6 +28,8 @@ pub struct Misconfigured(pub String);
 /// What the secrets of the account `default` are called; those of others are called the same with a suffix.
 const KEY: &str = "ILETIMERKEZI_API_KEY";
 const HASH: &str = "ILETIMERKEZI_API_HASH";
+/// What the address of the database is called, which may hold a password.
+pub const DATABASE_URL: &str = "DATABASE_URL";
 
 /// A variable that the program reads, for whoever writes it down: `.env.example`, the README.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +69,8 @@ pub fn variables(command: &clap::Command) -> Vec<Variable> {
 /// Which database.
 #[derive(Args, Clone)]
 pub struct DatabaseArgs {
-    /// The database that holds the schema `sms_outbox`, as postgres://user:password@host/database
+    /// The database that holds the schema `sms_outbox`, as postgres://user:password@host/database; several hosts as host1,host2.
+    /// In a file, if DATABASE_URL_FILE names one
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
 
@@ -118,6 +125,12 @@ pub struct ProviderArgs {
         default_value = "https://api.iletimerkezi.com"
     )]
     pub base_url: String,
+
+    /// Credentials, numbers and texts may cross a network in clear, because ILETIMERKEZI_BASE_URL is an http:// address in a network
+    /// of your own
+    #[arg(long, env = "SMS_OUTBOX_ALLOW_PLAINTEXT", value_name = "BOOL", default_value_t = false,
+          num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
+    pub allow_plaintext: bool,
 
     /// The longest one request may take, from its start to the end of its answer
     #[arg(long, env = "SMS_OUTBOX_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
@@ -219,7 +232,7 @@ pub struct WorkerArgs {
     #[arg(long, env = "SMS_OUTBOX_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "35s", value_parser = duration)]
     pub shutdown_grace: Duration,
 
-    /// Where to serve /metrics and /healthz over HTTP, as 127.0.0.1:9464; nowhere if not set
+    /// Where to serve /metrics, /livez and /readyz over HTTP, as 127.0.0.1:9464; nowhere if not set
     #[arg(long, env = "SMS_OUTBOX_METRICS_ADDRESS", value_name = "ADDRESS")]
     pub metrics_address: Option<SocketAddr>,
 
@@ -455,8 +468,8 @@ impl ProviderArgs {
         Ok(())
     }
 
-    /// Looks up the key and hash of every account. They have no flags: a command line is visible to every user of the
-    /// machine.
+    /// Looks up the key and hash of every account, each [wherever it may stand](secret()). They have no flags: a command line is
+    /// visible to every user of the machine.
     ///
     /// # Errors
     /// When one is missing, naming its variable, and when [two accounts have one variable](Self::check_names).
@@ -470,10 +483,10 @@ impl ProviderArgs {
             let suffix = variable_suffix(account);
             let read = |stem: &str| {
                 let name = format!("{stem}{suffix}");
-                variable(&name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty()).ok_or_else(|| {
+                secret(&name, &variable)?.ok_or_else(|| {
                     Misconfigured(format!(
                         "{name} is not set: account {account:?} needs it, from the provider's panel (Settings > Security \
-                         > API Access)"
+                         > API Access); {name}_FILE may name a file that holds it"
                     ))
                 })
             };
@@ -607,6 +620,18 @@ mod tests {
         worker: WorkerArgs,
     }
 
+    /// An environment that holds nothing but secrets in variables, each with this value.
+    fn all(value: &'static str) -> impl Fn(&str) -> Option<String> {
+        each(move |_| Some(value.to_owned()))
+    }
+
+    fn each(value: impl Fn(&str) -> Option<String>) -> impl Fn(&str) -> Option<String> {
+        move |name| {
+            let is_secret = name.starts_with("ILETIMERKEZI_API_") && !name.ends_with("_FILE");
+            is_secret.then(|| value(name)).flatten()
+        }
+    }
+
     fn worker(arguments: &[&str]) -> WorkerArgs {
         let all = ["worker", "--database-url", "postgres://localhost/x"]
             .iter()
@@ -658,10 +683,7 @@ mod tests {
             missing.contains("ILETIMERKEZI_API_HASH_MY_BRAND"),
             "{missing}"
         );
-        let all = config
-            .provider
-            .secrets(|_| Some("value".to_owned()))
-            .unwrap();
+        let all = config.provider.secrets(all("value")).unwrap();
         assert_eq!(
             all.iter()
                 .map(|secrets| secrets.account.as_str())
@@ -698,7 +720,7 @@ mod tests {
     fn accounts_whose_variables_have_one_name_are_refused() {
         let refused = |names: &str| {
             let config = worker(&["--accounts", names]).provider;
-            let refused = config.secrets(|_| Some("value".to_owned())).err();
+            let refused = config.secrets(all("value")).err();
             refused.map(|error| error.to_string())
         };
         for (names, one, other, variable) in [
@@ -729,7 +751,7 @@ mod tests {
         let config = worker(&["--accounts", "b, a,b ,,a,", "--concurrency", "2"]);
         assert_eq!(config.provider.names(), ["b", "a"]);
         assert_eq!(config.check(), Ok(()));
-        let secrets = config.provider.secrets(|_| Some("value".to_owned()));
+        let secrets = config.provider.secrets(all("value"));
         assert_eq!(secrets.expect("values").len(), 2);
         let one_hand = worker(&["--accounts", "b,a", "--concurrency", "1"]);
         let sentence = one_hand.check().unwrap_err().to_string();
@@ -783,7 +805,7 @@ mod tests {
                         Some("value".to_owned())
                     }
                 };
-                let sentence = config.secrets(values).unwrap_err().to_string();
+                let sentence = config.secrets(each(values)).unwrap_err().to_string();
                 let account = if missing.ends_with("_SHOP") {
                     "shop"
                 } else {
@@ -800,7 +822,7 @@ mod tests {
     fn two_accounts_with_one_key_are_worth_a_warning() {
         let config = worker(&["--accounts", "default,shop,other"]).provider;
         let with = |values: fn(&str) -> &str| {
-            let secrets = config.secrets(|name| Some(values(name).to_owned()));
+            let secrets = config.secrets(each(|name| Some(values(name).to_owned())));
             shared_keys(&secrets.expect("values"))
         };
         assert_eq!(with(|name| name), Vec::<String>::new());

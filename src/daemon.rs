@@ -10,7 +10,9 @@ use crate::{
     failpoints,
     metrics::Metrics,
     monitoring::Monitor,
-    outbox::{ConnectOptions, Outbox, OutboxError, SchemaState, UNRELEASED, Watcher},
+    outbox::{
+        ConnectOptions, Outbox, OutboxError, SchemaState, UNRELEASED, Watcher, advice, chain,
+    },
     provider::{Credentials, Provider, ProviderConfig, ProviderError, origin},
 };
 
@@ -86,7 +88,8 @@ pub enum DaemonError {
 /// Runs a worker until it is told to stop.
 ///
 /// # Errors
-/// When it cannot start: settings, or a schema that does not fit. A database that is away is waited for.
+/// When it cannot start: settings, a database that refuses this role, or a schema that does not fit. A database that is away is
+/// waited for.
 pub async fn run(
     config: &WorkerArgs,
     secrets: Vec<AccountSecrets>,
@@ -126,8 +129,9 @@ pub async fn run(
     .connect_lazily()
     .map_err(|error| {
         Misconfigured(format!(
-            "DATABASE_URL cannot be used: {}",
-            crate::outbox::chain(&error)
+            "DATABASE_URL cannot be used: {}; {}",
+            chain(&error),
+            advice(&error)
         ))
     })?;
     let provider = Provider::new(ProviderConfig {
@@ -138,8 +142,14 @@ pub async fn run(
         user_agent: concat!("sms-outbox/", env!("CARGO_PKG_VERSION")).to_owned(),
     })
     .map_err(address)?;
-    if let Some(warning) = provider.warning() {
-        tracing::warn!("{warning}");
+    if let Some(exposed) = provider.exposed() {
+        if !config.provider.allow_plaintext {
+            return Err(Misconfigured(format!(
+                "ILETIMERKEZI_BASE_URL: {exposed}, or set SMS_OUTBOX_ALLOW_PLAINTEXT=true if the network is your own"
+            ))
+            .into());
+        }
+        tracing::warn!("{exposed}");
     }
 
     let names: Vec<&str> = accounts
@@ -234,7 +244,7 @@ pub async fn run(
     Ok(ended)
 }
 
-/// Waits for the database, and then insists on the schema. `None`: told to stop meanwhile.
+/// Waits for the database where waiting may help, and then insists on the schema. `None`: told to stop meanwhile.
 async fn wait_for_schema(
     outbox: &Outbox,
     outage: &Outage,
@@ -256,6 +266,14 @@ async fn wait_for_schema(
             }
             Ok(SchemaState::Newer { found, known }) => {
                 return Err(DaemonError::NewerSchema { found, known });
+            }
+            Err(error) if error.needs_a_person() => {
+                return Err(Misconfigured(format!(
+                    "the database cannot be used: {}; {}",
+                    chain(&error),
+                    advice(&error)
+                ))
+                .into());
             }
             Err(error) => outage.failed(&error),
         };

@@ -198,6 +198,7 @@ fn worker(url: &str, base_url: &str) -> WorkerArgs {
             pgbouncer: PgBouncer::Absent,
         },
         provider: ProviderArgs {
+            allow_plaintext: false,
             base_url: base_url.to_owned(),
             request_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(1),

@@ -131,11 +131,11 @@ impl Outbox {
                 Ok(Ok(acquired)) => acquired,
                 // The pool's own limit is the same, and either may be reached first.
                 Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => {
-                    self.ways.doubt();
+                    self.ways.suspect();
                     return given_up(too_late());
                 }
                 Ok(Err(source)) => {
-                    self.ways.doubt();
+                    self.ways.suspect();
                     return given_up(OutboxError::from_sqlx(doing, source));
                 }
             },
@@ -172,7 +172,7 @@ impl Outbox {
             }
         };
         let Ok(result) = tokio::time::timeout(self.deadline, done).await else {
-            self.ways.doubt();
+            self.ways.suspect();
             return given_up(too_late());
         };
         let source = match result {
@@ -193,7 +193,7 @@ impl Outbox {
             Said::StalePlan => drop(connection),
             Said::WrongSession | Said::BrokenSession => {
                 drop(connection);
-                self.ways.doubt();
+                self.ways.suspect();
             }
         }
         let most = match said {

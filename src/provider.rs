@@ -250,13 +250,13 @@ impl Provider {
         })
     }
 
-    /// What an operator should be told about the address at start.
+    /// What is wrong with an address that shows credentials to a network.
     #[must_use]
-    pub fn warning(&self) -> Option<String> {
+    pub fn exposed(&self) -> Option<String> {
         let exposed = self.base.scheme() == "http" && !is_loopback(&self.base);
         exposed.then(|| {
             format!(
-                "{} is not encrypted: credentials, numbers and texts can be read on the way. Use https.",
+                "{} is not encrypted, so that credentials, numbers and texts can be read on the way: use https",
                 self.base
             )
         })
@@ -687,7 +687,7 @@ fn base_url(text: &str) -> Result<Url, ProviderError> {
     Ok(url)
 }
 
-/// Scheme, host and port of the provider, as they are noted in the queue: without credentials, path and what is the default anyway.
+/// Scheme, host and port of the provider, as the queue keeps them: without credentials, path and what is the default anyway.
 ///
 /// # Errors
 /// When the address is no plain `http` or `https` one.

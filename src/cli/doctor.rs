@@ -13,7 +13,7 @@ use clap::Args;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::{database::schema_failure, inspect::explain, text};
+use super::{database::schema_failure, environment, inspect::explain, text};
 use crate::{
     config::{AccountSecrets, WorkerArgs, connections, shared_keys},
     outbox::{
@@ -144,7 +144,10 @@ pub(super) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         findings: Vec::new(),
         shows: !args.json,
     };
-    report.extend(judge::settings(&args.worker));
+    report.extend(judge::settings(
+        &args.worker,
+        environment::unknown(&super::command()),
+    ));
     let senders = database(&args.worker, &mut report).await;
     provider(&args.worker, &senders, &mut report).await;
 
@@ -336,12 +339,20 @@ async fn provider(config: &WorkerArgs, senders: &[SenderInUse], report: &mut Rep
             return;
         }
     };
-    if let Some(warning) = provider.warning() {
-        report.add(Finding::warning(
-            "provider",
-            warning,
-            "use https in ILETIMERKEZI_BASE_URL",
-        ));
+    if let Some(exposed) = provider.exposed() {
+        report.add(if config.provider.allow_plaintext {
+            Finding::warning(
+                "provider",
+                exposed,
+                "use https in ILETIMERKEZI_BASE_URL, unless the network is your own",
+            )
+        } else {
+            Finding::fault(
+                "provider",
+                format!("a worker would refuse to start: {exposed}"),
+                "use https in ILETIMERKEZI_BASE_URL, or set SMS_OUTBOX_ALLOW_PLAINTEXT=true if the network is your own",
+            )
+        });
     }
     let names = config.provider.names();
     let told_apart = config.provider.check_names();

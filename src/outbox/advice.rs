@@ -56,8 +56,7 @@ pub fn advice_on(error: &sqlx::Error) -> &'static str {
             "write DATABASE_URL as postgres://user:password@host:5432/database (several hosts: host1,host2), with special \
              characters in the password escaped (%40 for @)"
         }
-        sqlx::Error::Io(error) if is_about_a_certificate(error) => CERTIFICATE,
-        sqlx::Error::Tls(error) if is_about_a_certificate(&**error) => CERTIFICATE,
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) if is_about_a_certificate(error) => CERTIFICATE,
         sqlx::Error::Io(_) => "is the server running, and are host and port in DATABASE_URL right?",
         sqlx::Error::Tls(_) => {
             "TLS could not be agreed on: see sslmode and sslrootcert in DATABASE_URL"
@@ -74,7 +73,7 @@ const CERTIFICATE: &str = "the server is running, and its certificate cannot be 
     (one of version 1, which `openssl x509 -req` makes without -extfile, is refused by the TLS library also where it is not verified)";
 
 /// Whether a handshake failed over the server's certificate. The TLS library's own types are not ours to name; its words are.
-fn is_about_a_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn is_about_a_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let words = error.to_string().to_ascii_lowercase();

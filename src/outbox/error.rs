@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Change;
+use super::{Change, advice::is_about_a_certificate, pooler::refuses_settings};
 
 /// Why a call to the database failed.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,38 @@ impl OutboxError {
             Self::Unreachable { source, .. } | Self::Refused { source, .. }
                 if matches!(source, sqlx::Error::Configuration(_))
         )
+    }
+
+    /// Whether waiting surely does not help: a password, a database, a setting of the address or a certificate that is refused.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        let (Self::Unreachable { source, .. } | Self::Refused { source, .. }) = self else {
+            return false;
+        };
+        match source {
+            sqlx::Error::Configuration(_) => true,
+            sqlx::Error::Database(error) => {
+                let code = error.code();
+                // The last two: a setting that the server does not know, or not with this value; and PgBouncer's words for one
+                // that it would have to keep.
+                matches!(
+                    code.as_deref(),
+                    Some("28P01" | "28000" | "3D000" | "42501" | "42704" | "22023")
+                ) || refuses_settings(source)
+            }
+            _ => is_about_a_certificate(source),
+        }
+    }
+
+    /// Whether this role may not do what was asked.
+    #[must_use]
+    pub fn is_a_missing_privilege(&self) -> bool {
+        let Self::Refused { source, .. } = self else {
+            return false;
+        };
+        source
+            .as_database_error()
+            .is_some_and(|error| error.code().as_deref() == Some("42501"))
     }
 
     /// Whether the same call may well succeed a little later, without anyone doing anything.

@@ -7,7 +7,7 @@
 //! `sms_outbox.database_identity`, and are compared on every connection that a worker makes, about once a second, and behind a
 //! pooler with every claim. While they differ nothing is claimed, until a person says that it may be.
 //!
-//! The provider that the queue is for is noted in the same row: two workers of which one talks to the sandbox and one to people
+//! The provider that the queue is for stands in the same row: two workers of which one talks to the sandbox and one to people
 //! would share what was meant for one of them.
 
 use std::{
@@ -400,7 +400,7 @@ impl Outbox {
 
     /// Another server of the address may be the primary by now.
     fn standby(&self) -> OutboxError {
-        self.ways.doubt();
+        self.ways.suspect();
         OutboxError::Standby
     }
 

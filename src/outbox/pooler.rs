@@ -111,9 +111,9 @@ impl Ways {
     }
 
     /// A call failed in a way that another server of the address could not.
-    pub(super) fn doubt(&self) {
+    pub(super) fn suspect(&self) {
         if let Some(servers) = &self.servers {
-            servers.doubt();
+            servers.suspect();
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) struct Servers {
     own: Vec<PgConnectOptions>,
     shared: Vec<PgConnectOptions>,
     used: AtomicUsize,
-    is_doubtful: AtomicBool,
+    is_suspected: AtomicBool,
     /// When they were asked last. Whoever asks at the same time waits for the same answer.
     asked: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -46,19 +46,19 @@ impl Servers {
             own: own.to_vec(),
             shared: shared.to_vec(),
             used: AtomicUsize::new(0),
-            is_doubtful: AtomicBool::new(true),
+            is_suspected: AtomicBool::new(true),
             asked: tokio::sync::Mutex::default(),
         })
     }
 
     /// A call failed in a way that another server could not.
-    pub(super) fn doubt(&self) {
-        self.is_doubtful.store(true, Ordering::Release);
+    pub(super) fn suspect(&self) {
+        self.is_suspected.store(true, Ordering::Release);
     }
 
-    /// Before a connection is taken out: makes sure that new ones lead to the right server, where that is in doubt.
+    /// Before a connection is taken out: makes sure that new ones lead to the right server, where that is not sure.
     pub(super) async fn settle(&self, own: &PgPool, shared: &PgPool) {
-        if self.is_doubtful.load(Ordering::Acquire) {
+        if self.is_suspected.load(Ordering::Acquire) {
             self.choose(own, shared).await;
         }
     }
@@ -84,7 +84,7 @@ impl Servers {
                 // It stays with the last one, whose errors say the most.
                 return false;
             };
-            self.is_doubtful.store(false, Ordering::Release);
+            self.is_suspected.store(false, Ordering::Release);
             if found != chosen {
                 chosen = found;
                 self.used.store(found, Ordering::Release);

@@ -845,7 +845,7 @@ fn an_address_is_taken_in_every_form_that_people_paste() {
 }
 
 #[test]
-fn plain_http_to_another_machine_is_warned_of() {
+fn plain_http_to_another_machine_exposes_what_is_sent() {
     for (url, warned) in [
         ("http://127.0.0.1:8080", false),
         ("http://localhost:8080", false),
@@ -854,6 +854,6 @@ fn plain_http_to_another_machine_is_warned_of() {
         ("http://192.168.1.5", true),
     ] {
         let provider = Provider::new(config(url)).unwrap();
-        assert_eq!(provider.warning().is_some(), warned, "{url}");
+        assert_eq!(provider.exposed().is_some(), warned, "{url}");
     }
 }

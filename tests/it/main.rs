@@ -31,6 +31,7 @@ mod restores;
 mod retries;
 mod sessions;
 mod silent_provider;
+mod starting;
 mod statements;
 mod stopping;
 mod support;

@@ -21,7 +21,8 @@ const OVERLOOKED_MS: i64 = 60_000;
 /// A worker that is running claims whatever is due; an account with claims this recent has one.
 const RECENT_MS: i64 = 3_600_000;
 
-pub(super) fn settings(config: &WorkerArgs) -> Vec<Finding> {
+/// `unknown`: variables that nobody reads.
+pub(super) fn settings(config: &WorkerArgs, unknown: Vec<String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(error) = config.check() {
         findings.push(Finding::fault(
@@ -32,6 +33,13 @@ pub(super) fn settings(config: &WorkerArgs) -> Vec<Finding> {
     }
     for warning in config.warnings() {
         findings.push(Finding::warning("settings", warning, "change one of them"));
+    }
+    for warning in unknown {
+        findings.push(Finding::warning(
+            "settings",
+            warning,
+            "put its name right, or take it away",
+        ));
     }
     if findings.is_empty() {
         findings.push(Finding::ok("settings", "they fit together"));

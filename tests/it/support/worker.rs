@@ -86,6 +86,7 @@ impl Worker {
         let args = worker_args(database_url, provider_url, flags);
         let signature = |variable: &str| match variable.strip_prefix("ILETIMERKEZI_API_") {
             Some("HASH") => Some(HASH.to_owned()),
+            Some(file) if file.ends_with("_FILE") => None,
             Some(key) => Some(key.replacen("KEY", KEY, 1)),
             None => None,
         };
