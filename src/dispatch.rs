@@ -11,6 +11,7 @@ mod concurrency;
 mod content_lock;
 mod cursor;
 mod gate;
+mod health;
 mod maintenance;
 mod outage;
 mod parse;
@@ -92,6 +93,9 @@ impl Dispatch {
         let mut poll = Poll::new(self.settings.poll_interval / 6);
         let mut cursors = ClaimCursors::new(self.settings.poll_interval / 2);
         let mut last_found = Instant::now();
+        let pulse = self
+            .outage
+            .claims(format!("claims of account {}", account.name));
         while let Some(available) = self.unless_stopping(account.concurrency.available()).await {
             let slots = self.slots(&account);
             let at_most = if slots.per_second == 0 {
@@ -102,6 +106,7 @@ impl Dispatch {
             let lease = self.settings.policy.lease;
             let asked = Instant::now();
             let from = cursors.next(asked);
+            pulse.begins();
             let claimed = self
                 .outbox
                 .claim(
@@ -119,6 +124,7 @@ impl Dispatch {
                         failpoints::point(Point::AfterClaim);
                     }
                     self.outage.over();
+                    pulse.succeeded();
                     account.concurrency.claim_took();
                     cursors.claimed(&from, &claims, asked, Instant::now());
                     let found = claims.len();
@@ -143,7 +149,10 @@ impl Dispatch {
                         poll.pause(jitter())
                     }
                 }
-                Err(error) => self.outage.failed(&error),
+                Err(error) => {
+                    pulse.failed(&error);
+                    self.outage.failed(&error)
+                }
             };
             if !self.sleep(pause).await {
                 return;
@@ -154,12 +163,16 @@ impl Dispatch {
     /// Claims bulk orders, one after the other.
     async fn claim_bulk(self: Arc<Self>, account: Arc<AccountState>) {
         let mut poll = Poll::new(self.settings.poll_interval / 2);
+        let pulse = self
+            .outage
+            .claims(format!("claims of bulk orders of account {}", account.name));
         while self
             .unless_stopping(account.bulk_concurrency.available())
             .await
             .is_some()
         {
             let lease = self.settings.policy.lease;
+            pulse.begins();
             let pause = match self
                 .outbox
                 .claim_bulk(&account.name, lease, &self.settings.worker)
@@ -168,6 +181,7 @@ impl Dispatch {
                 Ok(Some(claim)) => {
                     failpoints::point(Point::AfterClaim);
                     self.outage.over();
+                    pulse.succeeded();
                     account.metrics.claimed(1);
                     self.carry(&account, claim, &account.bulk_concurrency);
                     poll.found();
@@ -175,9 +189,13 @@ impl Dispatch {
                 }
                 Ok(None) => {
                     self.outage.over();
+                    pulse.succeeded();
                     poll.pause(jitter()).max(Duration::from_millis(10))
                 }
-                Err(error) => self.outage.failed(&error),
+                Err(error) => {
+                    pulse.failed(&error);
+                    self.outage.failed(&error)
+                }
             };
             if !self.sleep(pause).await {
                 return;

@@ -1,5 +1,5 @@
-//! What a worker tells those who watch it, over HTTP: `/metrics` for Prometheus, `/healthz` for whoever restarts it. Off unless an
-//! address is given. No credentials, numbers or texts are in it, but it asks for no password either: it belongs on loopback
+//! What a worker tells those who watch it, over HTTP: `/metrics` for Prometheus, `/livez` for whoever restarts it, `/readyz` (and
+//! `/healthz`, its other name) for whoever wants to know whether it can work. Off unless an address is given. No credentials, numbers or texts are in it, but it asks for no password either: it belongs on loopback
 //! or in a network of one's own.
 
 use std::{
@@ -35,8 +35,6 @@ const FRESH: Duration = Duration::from_secs(3);
 const DATABASE_DEADLINE: Duration = Duration::from_secs(4);
 /// More jobs than this in one account and priority are counted as so many.
 const COUNTED: i64 = 50_000;
-/// A worker that has not reached its database for longer is not well.
-const LATELY: Duration = Duration::from_secs(30);
 
 const PREFIX: &str = "sms_outbox";
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -81,15 +79,23 @@ impl Monitor {
         let address = listener.local_addr()?;
         let app = Router::new()
             .route("/metrics", get(metrics))
-            .route("/healthz", get(healthz))
+            .route("/livez", get(livez))
+            .route("/readyz", get(readyz))
+            .route("/healthz", get(readyz))
             .with_state(Arc::new(self));
         let server = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
                 tracing::error!(error = %chain(&error), "metrics are not served any more");
             }
         });
-        tracing::info!(%address, "serving /metrics and /healthz");
+        tracing::info!(%address, "serving /metrics and /healthz, /livez and /readyz");
         Ok(Serving(server))
+    }
+
+    fn broken_down(&self) -> Option<String> {
+        self.broken
+            .is_cancelled()
+            .then(|| "A part of the worker has died; it is going down.".to_owned())
     }
 
     async fn depth(&self) -> Option<Vec<Depth>> {
@@ -181,21 +187,6 @@ fn figures(accounts: &[String], depth: Option<&[Depth]>) -> Registry {
     registry
 }
 
-/// What is wrong, if anything is. `reached`: how long ago the database last did what it was asked.
-fn failure(broken: bool, reached: Option<Duration>) -> Option<String> {
-    if broken {
-        return Some("A part of the worker has died; it is going down.".to_owned());
-    }
-    match reached {
-        Some(ago) if ago <= LATELY => None,
-        Some(ago) => Some(format!(
-            "The database has not answered for {} s.",
-            ago.as_secs()
-        )),
-        None => Some("The database has not answered yet.".to_owned()),
-    }
-}
-
 fn labels(account: &str, name: &'static str, value: &str) -> Labels {
     vec![("account", account.to_owned()), (name, value.to_owned())]
 }
@@ -217,10 +208,23 @@ async fn metrics(State(monitor): State<Arc<Monitor>>) -> Response {
     }
 }
 
-async fn healthz(State(monitor): State<Arc<Monitor>>) -> Response {
-    let reached = monitor.outage.last_reached().map(|when| when.elapsed());
-    match failure(monitor.broken.is_cancelled(), reached) {
-        None => "The worker works, and reaches its database.\n".into_response(),
+async fn livez(State(monitor): State<Arc<Monitor>>) -> Response {
+    answer(
+        monitor.broken_down().or_else(|| monitor.outage.wedged()),
+        "Its loops turn.",
+    )
+}
+
+async fn readyz(State(monitor): State<Arc<Monitor>>) -> Response {
+    answer(
+        monitor.broken_down().or_else(|| monitor.outage.unready()),
+        "The worker claims and records.",
+    )
+}
+
+fn answer(failure: Option<String>, well: &str) -> Response {
+    match failure {
+        None => format!("{well}\n").into_response(),
         Some(sentence) => {
             (StatusCode::SERVICE_UNAVAILABLE, format!("{sentence}\n")).into_response()
         }
@@ -230,28 +234,6 @@ async fn healthz(State(monitor): State<Arc<Monitor>>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_worker_is_well_while_it_lives_and_has_reached_its_database_lately() {
-        let s = |seconds| Some(Duration::from_secs(seconds));
-        for (broken, reached, said) in [
-            (false, s(0), None),
-            (false, s(30), None),
-            (
-                false,
-                s(31),
-                Some("The database has not answered for 31 s."),
-            ),
-            (false, None, Some("The database has not answered yet.")),
-            (
-                true,
-                s(0),
-                Some("A part of the worker has died; it is going down."),
-            ),
-        ] {
-            assert_eq!(failure(broken, reached).as_deref(), said);
-        }
-    }
 
     #[test]
     fn what_the_database_says_is_missing_while_it_is_away_and_zero_where_there_is_nothing() {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AccountState, Dispatch, cursor::LeaseCursor, jitter, recorder::count};
+use super::{AccountState, Dispatch, cursor::LeaseCursor, health::ROUNDS, jitter, recorder::count};
 use crate::{
     failpoints::{self, Point},
     lifecycle::{JobState, Outcome, PauseScope},
@@ -23,6 +23,7 @@ const BATCHES: usize = 40;
 
 pub(super) async fn run(dispatch: Arc<Dispatch>) {
     let mut leases = LeaseCursor::new();
+    let pulse = dispatch.outage.pulse(ROUNDS);
     loop {
         // Not in a database that has forgotten what was sent: there everything waits for a person.
         match dispatch.outbox.verify_identity().await {
@@ -32,6 +33,7 @@ pub(super) async fn run(dispatch: Arc<Dispatch>) {
             }
             Err(error) => drop(dispatch.outage.failed(&error)),
         }
+        pulse.succeeded();
         for account in &dispatch.accounts {
             account.concurrency.relax();
         }

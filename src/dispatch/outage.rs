@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::health::{Health, Pulse};
 use crate::{
     metrics::Metrics,
     outbox::{Change, OutboxError, chain},
@@ -23,14 +24,13 @@ const IN_THE_WAY: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub struct Outage {
     state: Mutex<Known>,
+    health: Health,
     metrics: Metrics,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     outage: Option<State>,
-    /// When a call last succeeded.
-    reached: Option<Instant>,
     /// When it was last logged that this database is not the pinned one.
     unconfirmed: Option<Instant>,
 }
@@ -49,14 +49,29 @@ impl Outage {
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
         Self {
-            state: Mutex::default(),
             metrics,
+            ..Self::default()
         }
     }
 
-    /// When the database last did what it was asked.
-    pub fn last_reached(&self) -> Option<Instant> {
-        self.known().reached
+    /// Why this worker can claim or record nothing; `None`: it can.
+    pub fn unready(&self) -> Option<String> {
+        self.health.unready(Instant::now())
+    }
+
+    /// Which of its loops does not turn; `None`: all do.
+    pub fn wedged(&self) -> Option<String> {
+        self.health.wedged(Instant::now())
+    }
+
+    /// For a loop that claims, of which the first claim is a part of being ready.
+    pub(super) fn claims(&self, what: String) -> Pulse {
+        self.health.pulse(what, true)
+    }
+
+    /// For another loop.
+    pub(super) fn pulse(&self, what: &str) -> Pulse {
+        self.health.pulse(what, false)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -65,6 +80,7 @@ impl Outage {
 
     /// A call failed. Returns how long to wait before the next one: 100 ms, doubling to 5 s, the same for everyone.
     pub fn failed(&self, error: &OutboxError) -> Duration {
+        self.health.failed(error);
         if let OutboxError::AnotherDatabase(change) = error {
             self.is_unconfirmed(change);
             return UNCONFIRMED;
@@ -109,11 +125,7 @@ impl Outage {
 
     /// A call succeeded.
     pub fn over(&self) {
-        let ended = {
-            let mut known = self.known();
-            known.reached = Some(Instant::now());
-            known.outage.take()
-        };
+        let ended = self.known().outage.take();
         if let Some(state) = ended {
             self.metrics.database_was_away(state.counted.elapsed());
             let away_ms = state.since.elapsed().as_millis();
@@ -122,10 +134,9 @@ impl Outage {
     }
 
     fn is_unconfirmed(&self, change: &Change) {
+        self.health.changed(Some(change));
         let mut known = self.known();
-        // It answers; that it is the wrong one is no reason to restart a worker.
         let now = Instant::now();
-        known.reached = Some(now);
         if known.unconfirmed.is_none_or(|said| now - said >= REMINDER) {
             known.unconfirmed = Some(now);
             if let Change::Provider { .. } = change {
@@ -146,6 +157,7 @@ impl Outage {
 
     /// This is the pinned database.
     pub fn confirmed(&self) {
+        self.health.changed(None);
         if self.known().unconfirmed.take().is_some() {
             tracing::info!("resumed: an operator confirmed this database");
         }

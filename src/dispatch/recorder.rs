@@ -13,6 +13,7 @@ use super::{
     Outage,
     concurrency::{ConcurrencyPermit, Unrecorded},
     content_lock::ContentLock,
+    health::Pulse,
 };
 use crate::{
     failpoints::{self, Point},
@@ -59,6 +60,7 @@ impl Recorder {
         let mut batch = Vec::with_capacity(BATCH);
         // What could not be recorded, and the time before its retry.
         let mut again: (Vec<Entry>, Duration) = (Vec::new(), Duration::ZERO);
+        let pulse = self.outage.pulse("records");
         while open || !batch.is_empty() || !again.0.is_empty() {
             if !again.0.is_empty() {
                 // New outcomes join the next try; they must not wait for what cannot be recorded.
@@ -79,8 +81,12 @@ impl Recorder {
             all.append(&mut batch);
             let many = all.len() > 1;
             let began = Instant::now();
-            let (ready, held) = self.pauses(all).await;
-            again = self.write(ready).await;
+            pulse.begins();
+            let (ready, held) = self.pauses(all, &pulse).await;
+            again = self.write(ready, &pulse).await;
+            if again.0.is_empty() && held.is_none() {
+                pulse.succeeded();
+            }
             if many && open {
                 let rest = tokio::time::sleep(began.elapsed().min(LONGEST_REST));
                 open = fill(&mut entries, &mut batch, BATCH / 2, rest).await;
@@ -95,14 +101,18 @@ impl Recorder {
     /// A pause is recorded before the outcomes of its jobs, or they would be claimed once more in between. Where a pause cannot
     /// be recorded now, its outcomes wait too, and hold up no others. Returns what can be recorded, and what cannot yet, with
     /// the time to wait before the retry.
-    async fn pauses(&self, entries: Vec<Entry>) -> (Vec<Entry>, Option<(Vec<Entry>, Duration)>) {
+    async fn pauses(
+        &self,
+        entries: Vec<Entry>,
+        pulse: &Pulse,
+    ) -> (Vec<Entry>, Option<(Vec<Entry>, Duration)>) {
         let mut ready = Vec::with_capacity(entries.len());
         let mut held: Option<(Vec<Entry>, Duration)> = None;
         for mut entry in entries {
             match &mut held {
                 // After one failure the others are not tried: each may take its whole deadline.
                 Some((held, _)) if entry.pause.is_some() => held.push(entry),
-                _ => match self.pause(&entry).await {
+                _ => match self.pause(&entry, pulse).await {
                     Ok(()) => {
                         entry.pause = None;
                         ready.push(entry);
@@ -115,7 +125,7 @@ impl Recorder {
     }
 
     /// Records what can be recorded, and returns the rest with the time to wait before the retry.
-    async fn write(&self, batch: Vec<Entry>) -> (Vec<Entry>, Duration) {
+    async fn write(&self, batch: Vec<Entry>, pulse: &Pulse) -> (Vec<Entry>, Duration) {
         let mut todo = vec![batch];
         let mut rest = Vec::new();
         let mut wait = Duration::ZERO;
@@ -135,6 +145,7 @@ impl Recorder {
                     }
                 }
                 Err(error) if error.is_transient() => {
+                    pulse.failed(&error);
                     wait = wait.max(self.outage.failed(&error));
                     rest.append(&mut batch);
                     rest.extend(todo.drain(..).flatten());
@@ -157,6 +168,7 @@ impl Recorder {
                 // A full disk, a privilege that is missing: what is known must not be thrown away while someone puts it
                 // right.
                 Err(error) => {
+                    pulse.failed(&error);
                     wait = wait.max(self.outage.failed(&error));
                     rest.append(&mut batch);
                 }
@@ -166,7 +178,7 @@ impl Recorder {
     }
 
     /// Begins the pause of this outcome, if it has one. `Err`: not now, and how long to wait.
-    async fn pause(&self, entry: &Entry) -> Result<(), Duration> {
+    async fn pause(&self, entry: &Entry, pulse: &Pulse) -> Result<(), Duration> {
         let Some(Pause { scope, lasts }) = &entry.pause else {
             return Ok(());
         };
@@ -216,7 +228,10 @@ impl Recorder {
                     );
                 }
             }
-            Err(error) if !error.blames_the_row() => return Err(self.outage.failed(&error)),
+            Err(error) if !error.blames_the_row() => {
+                pulse.failed(&error);
+                return Err(self.outage.failed(&error));
+            }
             Err(error) => {
                 tracing::error!(account = %entry.account, error = %chain(&error), "a pause cannot be recorded");
             }
