@@ -1,10 +1,19 @@
 //! `sms-outbox migrate`
 
-use std::process::ExitCode;
+use std::{
+    cell::Cell,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
-use crate::config::DatabaseArgs;
+use super::worker::listen;
+use crate::{config::DatabaseArgs, daemon::Stops};
+
+/// How often it is said again that something is in the way.
+const REMINDER: Duration = Duration::from_secs(30);
 
 #[derive(Args, Debug)]
 pub(super) struct MigrateArgs {
@@ -13,7 +22,23 @@ pub(super) struct MigrateArgs {
 }
 
 pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
-    let (before, after) = args.database.connect_options()?.migrate().await?;
+    let stop = CancellationToken::new();
+    // Both signals mean the same here: there is nothing to finish first.
+    listen(&Stops {
+        gently: stop.clone(),
+        at_once: stop.clone(),
+    })?;
+    let said = Cell::new(None::<Instant>);
+    let waits = |who: &str| {
+        if said.get().is_none_or(|said| said.elapsed() >= REMINDER) {
+            said.set(Some(Instant::now()));
+            eprintln!(
+                "waiting for a lock that {who} holds; producers go on meanwhile, and Ctrl-C gives up"
+            );
+        }
+    };
+    let options = args.database.connect_options()?;
+    let (before, after) = options.migrate_until(stop.cancelled(), waits).await?;
     match before {
         None => println!("The schema sms_outbox has been created, at version {after}."),
         Some(before) if before == after => {

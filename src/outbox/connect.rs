@@ -210,14 +210,21 @@ impl ConnectOptions {
         Ok(outbox)
     }
 
-    /// One connection outside any pool, for migrations: they hold a session lock and may take their time.
+    /// One connection outside any pool, for migrations: they hold a session lock and may take their time, whatever the database's own
+    /// defaults are.
     pub(super) async fn connect_alone(&self) -> Result<PgConnection, OutboxError> {
         let doing = "connecting";
         let options = self
             .server()
             .await?
             .application_name(&self.application_name)
-            .options([(MARK, mark())]);
+            .options([
+                ("statement_timeout", "0"),
+                ("idle_in_transaction_session_timeout", "0"),
+                ("idle_session_timeout", "0"),
+                ("default_transaction_isolation", "read committed"),
+                (MARK, mark()),
+            ]);
         match tokio::time::timeout(self.deadline, options.connect()).await {
             Ok(connected) => connected.map_err(|source| OutboxError::from_sqlx(doing, source)),
             Err(_) => Err(OutboxError::Deadline {

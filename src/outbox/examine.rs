@@ -17,6 +17,8 @@ pub struct ServerFacts {
     pub version_num: i32,
     /// The database that was connected to.
     pub database: String,
+    /// Its encoding, as in `UTF8`.
+    pub encoding: String,
     /// As whom, quoted where SQL needs it.
     pub role: String,
     /// Whether it cannot be written to: a standby, or switched to read-only.

@@ -23,6 +23,7 @@ WITH own AS (
 SELECT current_setting('server_version') AS version,
        current_setting('server_version_num')::integer AS version_num,
        current_database()::text AS database,
+       (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database())::text AS encoding,
        quote_ident(current_user) AS role,
        pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS read_only,
        current_setting('fsync') = 'on' AS fsync,

@@ -1,7 +1,12 @@
 //! Creating and upgrading the schema `sms_outbox`, and nothing else in the database.
 
+use std::{
+    sync::atomic::{AtomicI32, Ordering},
+    time::Duration,
+};
+
 use sqlx::{
-    Connection, Executor, PgConnection, Row,
+    AssertSqlSafe, Connection, Executor, PgConnection, Row,
     migrate::{MigrateError, Migrator},
 };
 
@@ -9,6 +14,13 @@ use super::{
     ConnectOptions, Outbox, OutboxError,
     pooler::{PgBouncer, holds_a_session, refuses_settings},
 };
+
+/// The longest that a lock is waited for, and with it every producer that comes later.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// Long enough for everybody who has waited behind us.
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
+/// For a question beside the migration.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(3);
 
 /// The migrations, with our own bookkeeping beside our own tables.
 fn migrator() -> Migrator {
@@ -58,9 +70,36 @@ pub enum MigrationError {
         /// What the server calls it.
         found: String,
     },
+    /// Nothing may be written.
+    #[error(
+        "the database, or this role in it, is read-only (default_transaction_read_only): if it is not meant for migrations, add \
+         ?options=-c%20default_transaction_read_only%3Doff to DATABASE_URL for this one"
+    )]
+    ReadOnly,
+    /// It was told to stop.
+    #[error(
+        "stopped: what was not finished has been rolled back, and `sms-outbox migrate` can be run again"
+    )]
+    Stopped,
     /// A migration failed, or an applied one is not what this program knows by its number.
     #[error("bringing the schema sms_outbox up to date")]
     Migrate(#[source] MigrateError),
+}
+
+impl MigrationError {
+    /// Whether a lock did not come in time.
+    fn is_locked_out(&self) -> bool {
+        let (Self::Database(OutboxError::Unreachable { source, .. })
+        | Self::Migrate(
+            MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _),
+        )) = self
+        else {
+            return false;
+        };
+        source
+            .as_database_error()
+            .is_some_and(|error| error.code().as_deref() == Some("55P03"))
+    }
 }
 
 /// What is to be done about a schema that unreleased versions of this program made: names differ, and no migration leads on.
@@ -114,6 +153,52 @@ impl ConnectOptions {
     /// # Errors
     /// See [`MigrationError`].
     pub async fn migrate(&self) -> Result<(Option<i64>, i64), MigrationError> {
+        self.migrate_until(std::future::pending(), |_| ()).await
+    }
+
+    /// As [`migrate`](Self::migrate), and given up when `stop` ends: what was not finished is rolled back. `waits` is told whose
+    /// locks are in the way, each time they were.
+    ///
+    /// Whoever wants a lock that an older transaction keeps it from (a dump reads for an hour) keeps all others from it as well
+    /// that come later, and those are producers. So each wait is short, and between two of them everybody else goes on.
+    ///
+    /// # Errors
+    /// See [`MigrationError`].
+    pub async fn migrate_until(
+        &self,
+        stop: impl Future<Output = ()>,
+        waits: impl Fn(&str),
+    ) -> Result<(Option<i64>, i64), MigrationError> {
+        tokio::pin!(stop);
+        loop {
+            let process = AtomicI32::new(0);
+            let tried = tokio::select! {
+                tried = self.try_to_migrate(&process) => tried,
+                () = &mut stop => {
+                    self.end(process.into_inner()).await;
+                    return Err(MigrationError::Stopped);
+                }
+            };
+            match tried {
+                Ok(versions) => return Ok(versions),
+                Err(error) if error.is_locked_out() => {
+                    let who = self.who_holds_locks().await;
+                    waits(who.as_deref().unwrap_or("another session"));
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(BETWEEN_TRIES) => {}
+                () = &mut stop => return Err(MigrationError::Stopped),
+            }
+        }
+    }
+
+    /// Waits for no lock for long. `process` is set to the server process that does it.
+    async fn try_to_migrate(
+        &self,
+        process: &AtomicI32,
+    ) -> Result<(Option<i64>, i64), MigrationError> {
         let mut connection = self.connect_alone().await.map_err(|error| match &error {
             OutboxError::Unreachable { source, .. } | OutboxError::Refused { source, .. }
                 if refuses_settings(source) =>
@@ -122,8 +207,13 @@ impl ConnectOptions {
             }
             _ => MigrationError::Database(error),
         })?;
-        let examined = tokio::time::timeout(self.deadline, self.examine(&mut connection)).await;
-        let before = examined.map_err(|_| OutboxError::Deadline {
+        let examined = tokio::time::timeout(self.deadline, async {
+            let own = self.begin_session(&mut connection).await;
+            let own = own.map_err(|source| OutboxError::from_sqlx(EXAMINING, source))?;
+            process.store(own, Ordering::Relaxed);
+            self.examine(&mut connection).await
+        });
+        let before = examined.await.map_err(|_| OutboxError::Deadline {
             doing: EXAMINING,
             deadline: self.deadline,
         })??;
@@ -132,8 +222,7 @@ impl ConnectOptions {
         if before.is_none() {
             migrator.create_schema("sms_outbox");
         }
-        // A migration may take its time, and another one that is under way may be waited for. A server that has fallen silent
-        // is not.
+        // A migration may take its time. A server that has fallen silent is not waited for.
         tokio::select! {
             migrated = migrator.run_direct(None, &mut connection, false) => {
                 migrated.map_err(|error| match error {
@@ -149,6 +238,57 @@ impl ConnectOptions {
         // A failure to say goodbye changes nothing about what was done.
         connection.close().await.ok();
         Ok((before, known_version()))
+    }
+
+    /// What could not be said when the connection was made: servers differ in what they know. Returns the server process.
+    async fn begin_session(&self, connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+        let lock_timeout = LONGEST_WAIT.min(self.deadline / 2).as_millis();
+        let settings = format!(
+            "SELECT set_config(name, value, false)
+             FROM (VALUES ('lock_timeout', '{lock_timeout}'), ('transaction_timeout', '0')) AS ours (name, value)
+             WHERE current_setting(name, true) IS NOT NULL"
+        );
+        connection.execute(AssertSqlSafe(settings)).await?;
+        // If this process is killed, the server notices within a second, and does not go on alone. Not every system can.
+        connection
+            .execute("SET client_connection_check_interval = 1000")
+            .await
+            .ok();
+        connection
+            .fetch_one("SELECT pg_backend_pid()")
+            .await?
+            .try_get(0)
+    }
+
+    /// Ends the server process, so that nothing goes on that nobody waits for; 0: there is none yet.
+    async fn end(&self, process: i32) {
+        if process == 0 {
+            return;
+        }
+        let ending = async {
+            let mut connection = self.connect_alone().await.ok()?;
+            sqlx::query("SELECT pg_terminate_backend($1)")
+                .bind(process)
+                .execute(&mut connection)
+                .await
+                .ok()
+        };
+        // Unreachable, it ends by itself.
+        tokio::time::timeout(LONGEST_GOODBYE, ending).await.ok();
+    }
+
+    async fn who_holds_locks(&self) -> Option<String> {
+        let asking = async {
+            let mut connection = self.connect_alone().await.ok()?;
+            let found = sqlx::query_scalar(include_str!("who_holds_locks.sql"))
+                .persistent(false)
+                .fetch_optional(&mut connection);
+            found.await.ok().flatten()
+        };
+        tokio::time::timeout(LONGEST_GOODBYE, asking)
+            .await
+            .ok()
+            .flatten()
     }
 
     /// Whether the server will do; and the version that the schema has, `None` if there is none.
@@ -174,6 +314,18 @@ impl ConnectOptions {
         let encoding: String = encoding.try_get(0).map_err(doing)?;
         if encoding != "UTF8" {
             return Err(MigrationError::NotUtf8 { found: encoding });
+        }
+        let read_only = connection
+            .fetch_one(
+                "SELECT current_setting('transaction_read_only') = 'on', pg_is_in_recovery()",
+            )
+            .await
+            .map_err(doing)?;
+        if read_only.try_get(1).map_err(doing)? {
+            return Err(OutboxError::Standby.into());
+        }
+        if read_only.try_get(0).map_err(doing)? {
+            return Err(MigrationError::ReadOnly);
         }
         let applied = applied_version(connection).await.map_err(doing)?;
         if applied.is_some() && is_unreleased(connection).await.map_err(doing)? {

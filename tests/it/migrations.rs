@@ -1,12 +1,15 @@
 //! `sms-outbox migrate` makes its own schema, and touches nothing else.
 
+use nix::sys::signal::Signal;
 use sms_outbox::daemon::DaemonError;
 use sms_outbox::outbox::{ConnectOptions, MigrationError, Outbox, SchemaState};
 use sqlx::PgPool;
 
 use crate::support::postgres::TestDatabase;
 use crate::support::provider::FakeProvider;
-use crate::support::worker::{Worker, count, execute, insert, wait_for_status};
+use crate::support::worker::{
+    Process, Worker, count, execute, insert, wait_for_count, wait_for_status,
+};
 
 #[tokio::test]
 async fn ten_who_migrate_at_once_make_one_schema() {
@@ -300,6 +303,9 @@ async fn a_database_that_cannot_keep_every_text_is_refused_before_anything_is_ma
         .migrate()
         .await
         .expect_err("LATIN1 has no ş");
+    let doctor = crate::cli::Shell::without_database().with("DATABASE_URL", url.clone());
+    let (_, said) = doctor.run(&["doctor"]).await.said();
+    assert!(said.contains("in the encoding LATIN1"), "{said}");
     assert!(
         refused.to_string().contains("encoding is LATIN1"),
         "{refused}"
@@ -319,4 +325,109 @@ async fn a_database_that_cannot_keep_every_text_is_refused_before_anything_is_ma
         format!("DROP DATABASE {name} WITH (FORCE)"),
     )
     .await;
+}
+
+/// A session that keeps everybody from the list of migrations.
+async fn keeps_it_locked(database: &TestDatabase) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut reader = database.pool().begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE sms_outbox._migrations IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *reader)
+        .await
+        .expect("the lock");
+    reader
+}
+
+#[tokio::test]
+async fn a_migration_that_waits_for_a_lock_lets_others_pass_and_says_who_holds_it() {
+    let database = TestDatabase::create().await;
+    let reader = keeps_it_locked(&database).await;
+    let url = database.url();
+    let mut migrating = Process::start(&["migrate"], &[("DATABASE_URL", url.as_str())]);
+    migrating
+        .wait_for_line("waiting for a lock that process ")
+        .await;
+    // It comes and goes: whoever came later is served in between.
+    let waits = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                 WHERE datname = current_database() AND application_name = 'sms-outbox' AND NOT granted";
+    for expected in [1, 0, 1, 0] {
+        wait_for_count(database.pool(), waits, |n| n == expected).await;
+    }
+    reader.rollback().await.expect("the end of it");
+    assert_eq!(
+        migrating.ended().await.code(),
+        Some(0),
+        "{:?}",
+        migrating.lines()
+    );
+
+    // Given up, it leaves nothing behind in the server.
+    let reader = keeps_it_locked(&database).await;
+    let mut migrating = Process::start(&["migrate"], &[("DATABASE_URL", url.as_str())]);
+    migrating.wait_for_line("waiting for a lock").await;
+    migrating.signal(Signal::SIGINT);
+    assert_eq!(migrating.ended().await.code(), Some(1));
+    let said = migrating.lines().join("\n");
+    assert!(said.contains("rolled back"), "{said}");
+    let left = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name = 'sms-outbox'";
+    wait_for_count(database.pool(), left, |n| n == 0).await;
+    drop(reader);
+}
+
+#[tokio::test]
+async fn a_migration_that_is_stopped_ends_its_statement_in_the_server() {
+    let database = TestDatabase::empty().await;
+    // Whatever is created waits here, for as long as it takes.
+    execute(
+        database.pool(),
+        "CREATE FUNCTION wait_here() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(3600); END $$;
+         CREATE EVENT TRIGGER wait_here ON ddl_command_start WHEN TAG IN ('CREATE DOMAIN') EXECUTE FUNCTION wait_here()",
+    )
+    .await;
+    let url = database.url();
+    let mut migrating = Process::start(&["migrate"], &[("DATABASE_URL", url.as_str())]);
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    wait_for_count(database.pool(), sleeping, |n| n == 1).await;
+    migrating.signal(Signal::SIGTERM);
+    assert_eq!(migrating.ended().await.code(), Some(1));
+    wait_for_count(database.pool(), sleeping, |n| n == 0).await;
+    execute(
+        database.pool(),
+        "DROP EVENT TRIGGER wait_here; DROP FUNCTION wait_here",
+    )
+    .await;
+    let made = "SELECT count(*) FROM pg_class WHERE relname = 'jobs'";
+    assert_eq!(count(database.pool(), made).await, 0);
+}
+
+#[tokio::test]
+async fn the_databases_own_defaults_do_not_stop_a_migration_and_read_only_is_said() {
+    let database = TestDatabase::empty().await;
+    for setting in [
+        "statement_timeout = 1",
+        "lock_timeout = 1",
+        "idle_in_transaction_session_timeout = 1",
+        "default_transaction_isolation = 'serializable'",
+    ] {
+        execute(
+            database.pool(),
+            format!("ALTER DATABASE {} SET {setting}", database.name()),
+        )
+        .await;
+    }
+    let options = ConnectOptions::new(database.url());
+    assert_eq!(options.migrate().await.expect("migrated").0, None);
+    execute(
+        database.pool(),
+        format!(
+            "ALTER DATABASE {} SET default_transaction_read_only = on",
+            database.name()
+        ),
+    )
+    .await;
+    let refused = options.migrate().await.expect_err("read-only").to_string();
+    assert!(
+        refused.contains("default_transaction_read_only"),
+        "{refused}"
+    );
 }

@@ -59,6 +59,15 @@ pub(super) fn server(facts: &ServerFacts, needed: u32) -> Vec<Finding> {
             found,
             "sms-outbox needs PostgreSQL 14 or later: upgrade the server",
         )
+    } else if facts.encoding != "UTF8" {
+        Finding::fault(
+            "database",
+            format!(
+                "{found}, in the encoding {}, which has no place for every character of a message",
+                facts.encoding
+            ),
+            "use a database in UTF8 (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)",
+        )
     } else if facts.read_only {
         Finding::fault(
             "database",
@@ -658,6 +667,7 @@ mod tests {
             version: "16.1".to_owned(),
             version_num: 160_001,
             database: "app".to_owned(),
+            encoding: "UTF8".to_owned(),
             role: "app".to_owned(),
             read_only: false,
             fsync,
