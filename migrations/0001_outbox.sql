@@ -739,23 +739,85 @@ COMMENT ON COLUMN sms_outbox.maintenance_leases.until IS 'Until when it is their
 
 ------------------------------------------------------------------------------------------------------------------ Numbers
 
-CREATE FUNCTION sms_outbox.normalize_number(number text) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-RETURN (
-    SELECT '90' || (regexp_match(bare, '^(?:\+?90|0090)?0?(5[0-9]{9})$'))[1]
-    FROM (
-        SELECT regexp_replace(
-            number,
-            -- What people type between digits, and what phones paste around them: the same list as in the worker, and no
-            -- \s, which means something else in another locale.
-            E'[-\t\n\u000B\f\r ().\\/\u0085\u00A0\u00AD\u061C\u1680\u180E\u2000-\u200F\u2010-\u2015\u2028-\u202F'
-            '\u205F-\u2064\u2066-\u2069\u2212\u3000\uFE0F\uFE58\uFE63\uFEFF\uFF0D]',
-            '', 'g') AS bare
-    ) AS stripped
-);
-COMMENT ON FUNCTION sms_outbox.normalize_number(text) IS
-    'The Turkish mobile number as 905XXXXXXXXX, or null if it cannot be read as one. For producers that want to know early; '
-    'workers read every spelling by themselves.';
+-- Not one expression: a plain spelling is answered by the first line, and pays for no other.
+CREATE FUNCTION sms_outbox.normalize_number(number text, international boolean DEFAULT false) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog AS $$
+DECLARE
+    around CONSTANT text := E' \n".-/()';
+    spelling text;
+    has_plus boolean;
+    abroad boolean;
+    bare text;
+    digits text;
+BEGIN
+    IF number ~ '^(\+?90|0)?5[0-9]{9}$' THEN
+        RETURN '90' || right(number, 10);
+    ELSIF char_length(number) > 64 THEN
+        RETURN NULL;
+    END IF;
+    -- Each character as the simplest of its kind; what cannot be seen is left out.
+    spelling := translate(
+        number,
+        E'\uFE62\uFF0B\uFE59\uFF08\uFE5A\uFF09\uFE52\uFF0E\uFF0F\uFF1A'
+        '\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uFE58\uFE63\uFF0D\t\u000B\f\r\u0085\u2028\u2029'
+        '''`<>[]{},;=\u00B4\u00AB\u00BB\u2018\u2019\u201A\u201B\u201C\u201D\u201E\u201F\u2039\u203A\uFF02\uFF07\uFF1D'
+        '\u00A0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200A\u202F\u205F\u3000'
+        '\u00AD\u061C\u180E\u200B\u200C\u200D\u200E\u200F\u202A\u202B\u202C\u202D\u202E\u2060\u2061'
+        '\u2062\u2063\u2064\u2066\u2067\u2068\u2069\u20E3\uFE0E\uFE0F\uFEFF',
+        '++(())../:' || repeat('-', 10) || repeat(E'\n', 7) || repeat('"', 27) || repeat(' ', 16));
+    IF spelling ~ '[^\u0001-\u007F]' THEN
+        -- Digits of other scripts, by their zeros (Unicode 14, category Nd).
+        spelling := (
+            SELECT string_agg(CASE WHEN ascii(c) - zero BETWEEN 0 AND 9 THEN chr(48 + ascii(c) - zero) ELSE c END, '' ORDER BY n)
+            FROM string_to_table(spelling, NULL) WITH ORDINALITY AS each_character (c, n)
+            CROSS JOIN (VALUES (ARRAY[
+                1632, 1776, 1984, 2406, 2534, 2662, 2790, 2918, 3046, 3174, 3302, 3430, 3558,
+                3664, 3792, 3872, 4160, 4240, 6112, 6160, 6470, 6608, 6784, 6800, 6992, 7088,
+                7232, 7248, 42528, 43216, 43264, 43472, 43504, 43600, 44016, 65296, 66720,
+                68912, 69734, 69872, 69942, 70096, 70384, 70736, 70864, 71248, 71360, 71472,
+                71904, 72016, 72784, 73040, 73120, 92768, 92864, 93008, 120782, 120792, 120802,
+                120812, 120822, 123200, 123632, 125264, 130032
+            ])) AS known (zeros)
+            CROSS JOIN LATERAL (SELECT zeros[width_bucket(ascii(c), zeros)] AS zero) AS nearest);
+    END IF;
+    spelling := btrim(spelling, around);
+    spelling := btrim(
+        regexp_replace(spelling, '^([tT][eE][lL]|[sS][mM][sS]([tT][oO])?|[cC][aA][lL][lL][tT][oO]):', ''), around);
+    has_plus := spelling ~ '^\+';
+    spelling := regexp_replace(spelling, '^\+', '');
+    IF spelling !~ '[0-9]' OR spelling !~ E'^[0-9 \n./()-]*$' THEN
+        RETURN NULL;
+    END IF;
+    -- 532123456.0 is what a spreadsheet makes of nine digits.
+    IF spelling ~ '\. *[0-9]$' OR spelling ~ '^[0-9]{7,}\. *([0-9]{2}|0+)$' THEN
+        RETURN NULL;
+    END IF;
+    bare := translate(spelling, E' \n./-', '');
+    abroad := has_plus OR translate(bare, '()', '') ~ '^00';
+    IF abroad THEN
+        -- +49 (0) 171: the 0 is for those who dial inside the country. Behind 90 any 0 is, in brackets or not.
+        bare := regexp_replace(bare, '^((?:00)?(?!90)[1-9][0-9]{0,2}\)?)\(0\)', '\1');
+    END IF;
+    digits := translate(bare, '()', '');
+    IF NOT has_plus THEN
+        digits := regexp_replace(digits, '^00', '');
+    END IF;
+    IF digits ~ '^900?5[0-9]{9}$' OR NOT abroad AND digits ~ '^0?5[0-9]{9}$' THEN
+        RETURN '90' || right(digits, 10);
+    -- Any other 90 is Turkish, and +5 and nine more digits may be a Turkish number without its 90. A bracketed 0 belongs to the
+    -- number in some countries; a list of foreign numbers has no length to tell it by.
+    ELSIF international AND abroad AND digits ~ '^[1-9][0-9]{7,14}$' AND digits !~ '^90' AND digits !~ '^5[0-9]{9}$'
+      AND bare !~ '\(0' AND spelling !~ E'\n' AND spelling !~ '/([^0-9/]*[0-9]){0,4}[^0-9/]*$' THEN
+        RETURN '+' || digits;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION sms_outbox.normalize_number(text, boolean) IS
+    'The number as workers would send it: 905XXXXXXXXX for a Turkish mobile; where international is true, + and digits for one of '
+    'another country; null for what cannot be read as one, or could be another number. For producers that want to know early; '
+    'workers read every spelling by themselves, in the same steps (message/spelling.rs).';
 
 --------------------------------------------------------------------------------------------------------------- Long lists
 

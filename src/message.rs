@@ -11,10 +11,12 @@ use uuid::Uuid;
 mod bulk;
 mod parts;
 mod recipient;
+mod spelling;
 
 pub use bulk::Bulk;
 pub use parts::{Coding, MAX_PARTS, Parts, estimate};
 pub use recipient::{ForeignNumbers, Recipient, RecipientError, mask};
+pub(crate) use spelling::digit;
 
 /// The most numbers that one job may have, because one request may have no more (provider documentation, send-sms page).
 pub const MAX_RECIPIENTS: usize = 50_000;

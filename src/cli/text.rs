@@ -8,7 +8,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 
-use crate::message::{ForeignNumbers, Recipient, mask};
+use crate::message::{ForeignNumbers, Recipient, digit, mask};
 
 /// Whether numbers, texts and the producer's own data are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +47,10 @@ impl Reveal {
 fn mask_within(text: &str) -> String {
     let mut masked = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+    while let Some(start) = rest.find(|c: char| digit(c).is_some()) {
         let (before, from) = rest.split_at(start);
         let end = from
-            .find(|c: char| !c.is_ascii_digit())
+            .find(|c: char| digit(c).is_none())
             .unwrap_or(from.len());
         let (digits, after) = from.split_at(end);
         masked.push_str(before);
@@ -286,6 +286,7 @@ mod tests {
             ("05321234567/2", "90532•••••67/2"),
             ("2026-11-22", "2026-11-22"),
             ("çok-5321234567-ş", "çok-90532•••••67-ş"),
+            ("otp-٠٥٣٢١٢٣٤٥٦٧", "otp-90532•••••67"),
         ] {
             assert_eq!(Reveal::Hidden.key(key), shown);
             assert_eq!(Reveal::Shown.key(key), key);

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::spelling::{Spelling, digit};
+
 /// Whether numbers outside Turkey are taken (`SMS_OUTBOX_INTERNATIONAL`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForeignNumbers {
@@ -28,7 +30,10 @@ pub enum RecipientError {
     /// Blank, or separators only.
     #[error("there is no number in it")]
     Empty,
-    /// Neither a digit nor something that people put between digits.
+    /// More than 64 characters, whatever they are.
+    #[error("it has more than 64 characters")]
+    TooLong,
+    /// Neither a digit nor something that people put around and between digits.
     #[error("{0:?} does not belong in a number")]
     Character(char),
     /// A second `+`, or one behind a digit.
@@ -39,7 +44,7 @@ pub enum RecipientError {
         "it has {digits} digits: a Turkish mobile number is 5XX XXX XX XX, with 0, 90 or +90 in front; a foreign one needs its + or 00"
     )]
     Length {
-        /// How many digits were found; counting stops at 32.
+        /// How many digits were found.
         digits: usize,
     },
     /// Turkish, but no mobile: a landline or a service number.
@@ -53,9 +58,23 @@ pub enum RecipientError {
         "it has {digits} digits: a foreign number has 8 to 15, its country code counted (ITU-T E.164)"
     )]
     ForeignLength {
-        /// How many digits were found; counting stops at 32.
+        /// How many digits were found.
         digits: usize,
     },
+    /// `532123456.0`: a spreadsheet has taken it for an amount, and may have changed it.
+    #[error("it is written as a decimal number, as spreadsheets do, and may have lost digits")]
+    Decimal,
+    /// `+5XX XXX XX XX`: a Turkish number whose 90 was forgotten, or one of a country whose code begins with 5.
+    #[error("+5 and nine more digits may be a Turkish number without its 90")]
+    CountryCodeForgotten,
+    /// `+49 (0171) …`: some countries dial that 0 from abroad, and most do not.
+    #[error(
+        "a 0 in brackets may belong to a foreign number or not; write the number as it is dialled from abroad"
+    )]
+    BracketedZero,
+    /// `+49 171 1234567 / 68`: a list of foreign numbers, whose lengths nobody knows.
+    #[error("there may be two numbers in it")]
+    Several,
     /// A well-formed number of another country, while those are switched off.
     #[error("it is not a Turkish number; SMS_OUTBOX_INTERNATIONAL=true would send it")]
     Foreign,
@@ -64,17 +83,18 @@ pub enum RecipientError {
 impl Recipient {
     /// Reads a number in any spelling that people type or paste.
     ///
-    /// Spaces, tabs, dashes, dots, slashes and parentheses of every kind are skipped, and so are the invisible marks
-    /// that copying from a contact list brings along.
+    /// Digits of every script are read. Spaces, dashes, dots, slashes and parentheses of every kind are skipped between them,
+    /// and so are the invisible marks that copying brings along; around the number also quotes, brackets, `tel:`, a list's
+    /// commas and the `="…"` of spreadsheets. What could be another number as well is refused.
     ///
     /// ```
     /// use sms_outbox::message::{ForeignNumbers, Recipient, RecipientError};
     ///
-    /// for spelling in ["0532 123 45 67", "532-123-45-67", "+90 (532) 123 4567", "0090 532.123.45.67", "+90 (0) 532 1234567"] {
+    /// for spelling in ["0532 123 45 67", "532-123-45-67", "+90 (532) 123 4567", "tel:0090-532.123.45.67", "'٠٥٣٢١٢٣٤٥٦٧"] {
     ///     let number = Recipient::parse(spelling, ForeignNumbers::Refused)?;
     ///     assert_eq!(number.as_str(), "905321234567");
     /// }
-    /// let german = Recipient::parse("+49 171 1234567", ForeignNumbers::Allowed)?;
+    /// let german = Recipient::parse("+49 (0) 171 1234567", ForeignNumbers::Allowed)?;
     /// assert_eq!(german.as_str(), "+491711234567");
     /// assert_eq!(Recipient::parse("0212 123 45 67", ForeignNumbers::Refused), Err(RecipientError::NotMobile));
     /// # Ok::<(), RecipientError>(())
@@ -83,26 +103,14 @@ impl Recipient {
     /// # Errors
     /// When the text cannot be such a number; the error says why without repeating it.
     pub fn parse(text: &str, foreign: ForeignNumbers) -> Result<Self, RecipientError> {
-        let Digits {
-            plus,
-            digits,
-            count,
-        } = Digits::read(text)?;
-        let international = if plus {
-            Some(digits.as_str())
-        } else {
-            digits.strip_prefix("00")
-        };
-        match international {
-            Some(number) => match number.strip_prefix("90") {
-                Some(national) => Self::turkish(national, count),
-                None => Self::foreign(number, foreign),
-            },
+        let spelling = Spelling::read(text)?;
+        let (digits, count) = (spelling.digits.as_str(), spelling.count);
+        match digits.strip_prefix("90") {
+            Some(national) if spelling.international => Self::turkish(national, count),
+            None if spelling.international => Self::foreign(&spelling, foreign),
             // Without + or 00, only the right number of digits tells a country code from the number itself.
-            None => match digits.strip_prefix("90") {
-                Some(national) if digits.len() >= 12 => Self::turkish(national, count),
-                _ => Self::turkish(&digits, count),
-            },
+            Some(national) if digits.len() >= 12 => Self::turkish(national, count),
+            _ => Self::turkish(digits, count),
         }
     }
 
@@ -118,14 +126,24 @@ impl Recipient {
         Ok(Self(format!("90{subscriber}")))
     }
 
-    fn foreign(number: &str, foreign: ForeignNumbers) -> Result<Self, RecipientError> {
+    fn foreign(spelling: &Spelling, foreign: ForeignNumbers) -> Result<Self, RecipientError> {
+        let number = spelling.digits.as_str();
         if number.starts_with('0') {
             return Err(RecipientError::CountryCode);
+        }
+        if number.starts_with('5') && number.len() == 10 {
+            return Err(RecipientError::CountryCodeForgotten);
         }
         if !(8..=15).contains(&number.len()) {
             return Err(RecipientError::ForeignLength {
                 digits: number.len(),
             });
+        }
+        if spelling.has_bracketed_zero {
+            return Err(RecipientError::BracketedZero);
+        }
+        if spelling.may_be_several {
+            return Err(RecipientError::Several);
         }
         match foreign {
             ForeignNumbers::Allowed => Ok(Self(format!("+{number}"))),
@@ -181,7 +199,7 @@ pub fn mask(text: &str) -> String {
     match Recipient::parse(text, ForeignNumbers::Allowed) {
         Ok(recipient) => recipient.masked(),
         Err(_) => {
-            let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+            let digits: String = text.chars().filter_map(digit).collect();
             masked_digits(&digits)
         }
     }
@@ -196,58 +214,6 @@ fn masked_digits(digits: &str) -> String {
     let head = (digits.len() - 7).min(5);
     let tail = digits.len() - 2;
     format!("{}{HIDDEN}{}", &digits[..head], &digits[tail..])
-}
-
-/// The digits of a text, and whether a + stood in front of them.
-struct Digits {
-    plus: bool,
-    /// At most [`Digits::LONGEST`] of them: more are no number, and need no memory.
-    digits: String,
-    count: usize,
-}
-
-impl Digits {
-    const LONGEST: usize = 32;
-
-    fn read(text: &str) -> Result<Self, RecipientError> {
-        let mut plus = false;
-        let mut digits = String::with_capacity(16);
-        for c in text.chars() {
-            match c {
-                '0'..='9' if digits.len() == Self::LONGEST => {
-                    return Err(RecipientError::Length {
-                        digits: Self::LONGEST,
-                    });
-                }
-                '0'..='9' => digits.push(c),
-                '+' if plus || !digits.is_empty() => return Err(RecipientError::PlusInside),
-                '+' => plus = true,
-                c if is_separator(c) => {}
-                c => return Err(RecipientError::Character(c)),
-            }
-        }
-        if digits.is_empty() {
-            return Err(RecipientError::Empty);
-        }
-        let count = digits.len();
-        Ok(Self {
-            plus,
-            digits,
-            count,
-        })
-    }
-}
-
-/// What people and their software put between digits.
-fn is_separator(c: char) -> bool {
-    c.is_whitespace()
-        || matches!(c, '-' | '.' | '/' | '(' | ')')
-        // Hyphen to horizontal bar, minus, and the small and full-width hyphens.
-        || matches!(c, '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{FE58}' | '\u{FE63}' | '\u{FF0D}')
-        // Invisible: soft hyphen, bidi marks and embeddings, zero-width characters, word joiner, byte order mark.
-        || matches!(c,
-            '\u{00AD}' | '\u{061C}' | '\u{180E}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}'
-            | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{FE0F}' | '\u{FEFF}')
 }
 
 #[cfg(test)]
@@ -277,6 +243,22 @@ mod tests {
             "\t0532 123 4567\r\n",
             "\u{202a}+90 532 123 45 67\u{202c}",
             "\u{200e}05321234567\u{feff}",
+            "٠٥٣٢١٢٣٤٥٦٧",
+            "۰۵۳۲ ۱۲۳ ۴۵ ۶۷",
+            "०५३२१२३४५६७",
+            "＋90（532）123－45－67",
+            "０５３２．１２３．４５．６７",
+            "tel:+90-532-123-45-67",
+            "TEL: 0532 123 45 67",
+            "sms:05321234567",
+            "'05321234567",
+            "\"0532 123 45 67\",",
+            "=\"05321234567\"",
+            "“0532 123 45 67”;",
+            "[0532 123 45 67]",
+            "<tel:+905321234567>",
+            "0\u{fe0f}\u{20e3}532 123 45 67",
+            "5.321.234.567",
         ] {
             for foreign in [ForeignNumbers::Refused, ForeignNumbers::Allowed] {
                 assert_eq!(
@@ -293,7 +275,8 @@ mod tests {
     #[test]
     fn what_is_no_turkish_mobile_is_refused_with_its_reason() {
         use RecipientError::{
-            Character, CountryCode, Empty, Foreign, ForeignLength, Length, NotMobile, PlusInside,
+            Character, CountryCode, CountryCodeForgotten, Decimal, Empty, Foreign, ForeignLength,
+            Length, NotMobile, PlusInside, TooLong,
         };
         for (text, error) in [
             ("", Empty),
@@ -308,6 +291,7 @@ mod tests {
             ("+9053212345678", Length { digits: 13 }),
             ("90005321234567", Length { digits: 14 }),
             ("05321234567 05331234567", Length { digits: 22 }),
+            ("0532 123 45 67 / 0533 123 45 67", Length { digits: 22 }),
             ("0", Length { digits: 1 }),
             ("00", ForeignLength { digits: 0 }),
             ("02121234567", NotMobile),
@@ -323,14 +307,27 @@ mod tests {
             ("05321234567x9", Character('x')),
             ("0532 l23 45 67", Character('l')),
             ("0532,1234567", Character(',')),
-            ("٠٥٣٢١٢٣٤٥٦٧", Character('٠')),
-            ("０５３２１２３４５６７", Character('０')),
+            ("05321234567;05331234567", Character(';')),
+            ("05321234567 ext. 9", Character('e')),
+            ("tel:+905321234567;ext=9", Character(';')),
+            ("5.32E+09", Character('E')),
+            ("532123456,0", Character(',')),
+            ("532123456.0", Decimal),
+            (
+                "\u{665}\u{663}\u{662}\u{661}\u{662}\u{663}\u{664}\u{665}\u{666}.\u{660}",
+                Decimal,
+            ),
+            ("53212345.00", Decimal),
+            ("53212345.67", Decimal),
+            ("5321234.000", Decimal),
+            ("0532 123 456.7", Decimal),
             ("90532•••••67", Character('•')),
             ("+1234567", ForeignLength { digits: 7 }),
             ("+1234567890123456", ForeignLength { digits: 16 }),
             ("+491711234567", Foreign),
             ("0049 171 1234567", Foreign),
-            ("+5321234567", Foreign), // 53 is Cuba
+            ("+5321234567", CountryCodeForgotten), // 53 is Cuba
+            ("00 542 123 45 67", CountryCodeForgotten), // 54 is Argentina
         ] {
             assert_eq!(
                 Recipient::parse(text, ForeignNumbers::Refused),
@@ -341,7 +338,7 @@ mod tests {
         let endless = "5".repeat(1_000_000);
         assert_eq!(
             Recipient::parse(&endless, ForeignNumbers::Allowed),
-            Err(Length { digits: 32 })
+            Err(TooLong)
         );
     }
 
@@ -351,12 +348,34 @@ mod tests {
             ("+49 171 1234567", "+491711234567"),
             ("0049-171-1234567", "+491711234567"),
             ("+1 (202) 555-0143", "+12025550143"),
+            ("+49 (0) 171 1234567", "+491711234567"),
+            ("(+49) (0)171 123 45 67", "+491711234567"),
+            ("0049(0)171/1234567", "+491711234567"),
+            ("+44 (0)7911 123456", "+447911123456"),
+            ("+53 5 123 45 678", "+53512345678"),
             ("+12345678", "+12345678"),
             ("+123456789012345", "+123456789012345"),
         ] {
             let recipient = Recipient::parse(text, ForeignNumbers::Allowed).unwrap();
             assert_eq!(recipient.as_str(), stored);
             assert!(recipient.is_foreign());
+        }
+    }
+
+    #[test]
+    fn what_could_be_another_foreign_number_is_refused() {
+        use RecipientError::{BracketedZero, CountryCodeForgotten, Several};
+        for (text, error) in [
+            ("+532 123 45 67", CountryCodeForgotten),
+            ("+542 123 45 67", CountryCodeForgotten),
+            ("+49 (0171) 1234567", BracketedZero),
+            ("+39 (06) 1234567", BracketedZero),
+            ("+49 171 (0) 1234567", BracketedZero),
+            ("+1 202 555 0143 / 44", Several),
+            ("+1 202 555 0143\n44", Several),
+        ] {
+            let read = Recipient::parse(text, ForeignNumbers::Allowed);
+            assert_eq!(read, Err(error), "{text:?}");
         }
     }
 
@@ -393,6 +412,8 @@ mod tests {
             ("+12345678", "+•••••"),
             ("0212 123 45 67", "0212•••••67"),
             ("0532 123 45 67 ask for Ali 42", "05321•••••42"),
+            ("٠٥٣٢ ١٢٣ ٤٥ ٦٧", "90532•••••67"),
+            ("٠٥٣٢ ١٢٣ ٤٥ ٦٧ ask", "0532•••••67"),
             ("hello", "•••••"),
             ("", "•••••"),
         ] {
@@ -405,7 +426,7 @@ mod tests {
     /// A subscriber number cut into groups, with anything between and around them that people type.
     fn spelling() -> impl Strategy<Value = (String, String)> {
         let separator =
-            "[ \\t\u{a0}\u{2009}\u{202f}./()\u{2010}-\u{2015}\u{2212}\u{200e}\u{feff}-]{0,3}";
+            "[ \\t\u{a0}\u{2009}\u{202f}/()\u{2010}-\u{2015}\u{2212}\u{200e}\u{feff}-]{0,3}";
         let front = prop_oneof![
             Just(""),
             Just("0"),
@@ -464,7 +485,7 @@ mod tests {
             digits in prop_oneof![
                 "[0-9]{0,16}", "(0|00|90|900|0090|00900|09|9)?[45][0-9]{8,11}", "(00)?(90|49|53|9|0){1,3}5?[0-9]{6,10}",
             ],
-            gap in "[ .()/-]{0,2}", at in any::<prop::sample::Index>(),
+            gap in "[ ()/-]{0,2}", at in any::<prop::sample::Index>(),
         ) {
             let at = at.index(digits.len() + 1);
             let typed = format!("{}{}{gap}{}", if plus { "+" } else { "" }, &digits[..at], &digits[at..]);
@@ -477,12 +498,14 @@ mod tests {
 
         #[test]
         fn one_strange_character_spoils_any_number(
-            (_, typed) in spelling(), strange in any::<char>(), at in any::<prop::sample::Index>(),
+            subscriber in "5[0-9]{9}", strange in any::<char>(), at in 1_usize..10,
         ) {
-            let belongs = strange.is_ascii_digit() || strange == '+' || is_separator(strange);
+            // Between digits nothing is skipped but what separates them.
+            let belongs = strange == '+' || Recipient::parse(&format!("5{strange}321234567"), ForeignNumbers::Refused)
+                != Err(RecipientError::Character(strange));
             let strange = if belongs { 'x' } else { strange };
-            let mut characters: Vec<char> = typed.chars().collect();
-            characters.insert(at.index(characters.len() + 1), strange);
+            let mut characters: Vec<char> = subscriber.chars().collect();
+            characters.insert(at, strange);
             let damaged: String = characters.into_iter().collect();
             let read = Recipient::parse(&damaged, ForeignNumbers::Allowed);
             prop_assert_eq!(read, Err(RecipientError::Character(strange)));

@@ -26,7 +26,7 @@ WHERE ($1::uuid[] IS NULL OR id = ANY ($1))
   AND ($6::uuid IS NULL OR batch_id = $6)
   AND ($7::text IS NULL OR idempotency_key = $7)
   AND ($8::text IS NULL OR EXISTS (
-        SELECT FROM unnest(recipients) AS number WHERE number = $8 OR sms_outbox.normalize_number(number) = $8))
+        SELECT FROM unnest(recipients) AS number WHERE number = $8 OR sms_outbox.normalize_number(number, true) = $8))
   AND ($9::bigint IS NULL OR created_at <= now() - $9 * interval '1 second')
   AND ($10::bigint IS NULL OR created_at >= now() - $10 * interval '1 second')
 ORDER BY created_at DESC, id DESC

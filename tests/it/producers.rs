@@ -838,8 +838,33 @@ async fn an_applications_role_can_insert_without_reading_or_changing_anything() 
 /// Spellings of numbers: a number with everything that people put around and between its digits, and what is nearly one.
 fn spelling() -> impl Strategy<Value = String> {
     let prefix = prop::sample::select(vec![
-        "", "0", "90", "+90", "0090", "900", "+900", "00900", "+", "00", "000", "++90", "+0", "9",
-        "+49", "0049", "91",
+        "",
+        "0",
+        "90",
+        "+90",
+        "0090",
+        "900",
+        "+900",
+        "00900",
+        "+",
+        "00",
+        "000",
+        "++90",
+        "+0",
+        "9",
+        "+49",
+        "0049",
+        "91",
+        "tel:",
+        "SMSTO:+",
+        "'",
+        "=\"",
+        "+90(0)",
+        "+49 (0)",
+        "0049)(0)",
+        "+49(0",
+        "＋９０",
+        "(+90)(",
     ]);
     let digits = prop_oneof![
         8 => "5[0-9]{9}",
@@ -849,8 +874,8 @@ fn spelling() -> impl Strategy<Value = String> {
         1 => "212[0-9]{7}",
     ];
     let between = prop_oneof![
-        6 => Just(String::new()),
-        3 => prop::sample::select(vec![" ", "-", ".", "/", "(", ")", "\t", "\n", "\r\n", "  ", " - "]).prop_map(str::to_owned),
+        12 => Just(String::new()),
+        3 => prop::sample::select(vec![" ", "-", ".", "/", "(", ")", "\t", "\n", "\r\n", "  ", " - ", "(0)", "．", "（", "/ "]).prop_map(str::to_owned),
         3 => prop::sample::select(SEPARATORS.to_vec()).prop_map(String::from),
         1 => prop::sample::select(vec!["x", ",", "+", "_", "٣", "３", "é", "\\", "[", "]", "^", ":", "\u{7f}", "\u{1}", "\u{2065}", "\u{206a}", "\u{200a}", "\u{2016}"]).prop_map(str::to_owned),
     ];
@@ -907,36 +932,83 @@ async fn sql_and_rust_read_every_spelling_of_a_number_alike() {
         ]
         .map(str::to_owned),
     );
-    let in_sql: Vec<Option<String>> = sqlx::query_scalar(
-        "SELECT sms_outbox.normalize_number(text) FROM unnest($1::text[]) WITH ORDINALITY AS all_texts (text, n) ORDER BY n",
-    )
-    .bind(&texts)
-    .fetch_all(database.pool())
-    .await
-    .expect("an answer for each");
-    assert_eq!(in_sql.len(), texts.len());
-    let mut readable = 0;
-    let mut differing = Vec::new();
-    for (text, in_sql) in texts.iter().zip(&in_sql) {
-        let in_rust = Recipient::parse(text, ForeignNumbers::Refused).ok();
-        let in_rust = in_rust.as_ref().map(Recipient::as_str);
-        readable += usize::from(in_rust.is_some());
-        if in_rust != in_sql.as_deref() {
-            differing.push((
-                text.escape_unicode().to_string(),
-                in_sql.clone(),
-                in_rust.map(str::to_owned),
-            ));
+    texts.extend(SPELLINGS.map(|(text, _)| text.to_owned()));
+    for (international, foreign, enough) in [
+        (false, ForeignNumbers::Refused, 2_000),
+        (true, ForeignNumbers::Allowed, 3_000),
+    ] {
+        let in_sql: Vec<Option<String>> = sqlx::query_scalar(
+            "SELECT sms_outbox.normalize_number(text, $2)
+             FROM unnest($1::text[]) WITH ORDINALITY AS all_texts (text, n) ORDER BY n",
+        )
+        .bind(&texts)
+        .bind(international)
+        .fetch_all(database.pool())
+        .await
+        .expect("an answer for each");
+        assert_eq!(in_sql.len(), texts.len());
+        let mut readable = 0;
+        let mut differing = Vec::new();
+        for (text, in_sql) in texts.iter().zip(&in_sql) {
+            let in_rust = Recipient::parse(text, foreign).ok();
+            let in_rust = in_rust.as_ref().map(Recipient::as_str);
+            readable += usize::from(in_rust.is_some());
+            if in_rust != in_sql.as_deref() {
+                differing.push((
+                    text.escape_unicode().to_string(),
+                    text.clone(),
+                    in_sql.clone(),
+                    in_rust.map(str::to_owned),
+                ));
+            }
         }
+        assert!(readable > enough, "enough of them are numbers: {readable}");
+        assert!(
+            differing.is_empty(),
+            "{} differ, such as {:#?}",
+            differing.len(),
+            &differing[..differing.len().min(60)]
+        );
     }
-    assert!(readable > 2_000, "enough of them are numbers: {readable}");
-    assert!(
-        differing.is_empty(),
-        "{} differ, such as {:#?}",
-        differing.len(),
-        &differing[..differing.len().min(60)]
-    );
+    for (text, number) in SPELLINGS {
+        let read = Recipient::parse(text, ForeignNumbers::Allowed).ok();
+        assert_eq!(read.as_ref().map(Recipient::as_str), number, "{text:?}");
+    }
 }
+
+/// What people paste, and the number that it is where foreign ones are taken; `None` where it could be another.
+const SPELLINGS: [(&str, Option<&str>); 30] = [
+    ("0532 123 45 67", Some("905321234567")),
+    ("٠٥٣٢١٢٣٤٥٦٧", Some("905321234567")),
+    ("۰۵۳۲-۱۲۳-۴۵-۶۷", Some("905321234567")),
+    ("०५३२१२३४५६७", Some("905321234567")),
+    ("𝟎𝟓𝟑𝟐𝟏𝟐𝟑𝟒𝟓𝟔𝟕", Some("905321234567")),
+    ("＋９０（５３２）１２３－４５－６７", Some("905321234567")),
+    ("tel:+90-532-123-45-67", Some("905321234567")),
+    ("\u{feff}'05321234567", Some("905321234567")),
+    ("=\"05321234567\"", Some("905321234567")),
+    ("\"0532 123 45 67\";", Some("905321234567")),
+    ("«0532.123.45.67»", Some("905321234567")),
+    ("+90 (0) 532 123 45 67", Some("905321234567")),
+    ("(+90)(0)532/1234567", Some("905321234567")),
+    ("+49 (0) 171 1234567", Some("+491711234567")),
+    ("0049(0)171/1234567", Some("+491711234567")),
+    ("+53 5 123 45 678", Some("+53512345678")),
+    ("+905(0)321234567", None),
+    ("+49 (0171) 1234567", None),
+    ("+49 171 (0) 1234567", None),
+    ("+532 123 45 67", None),
+    ("00 542 123 45 67", None),
+    ("+1 202 555 0143 / 44", None),
+    ("+1 202 555 0143\n44", None),
+    ("532123456.0", None),
+    ("53212345.00", None),
+    ("٥٣٢١٢٣٤٥٦.٠", None),
+    ("5.32E+09", None),
+    ("05321234567, 05331234567", None),
+    ("0532 123 45 67 ext 9", None),
+    ("tel:+905321234567;ext=9", None),
+];
 
 #[tokio::test]
 async fn a_pool_that_is_guarded_commits_what_it_says_it_has_inserted() {
