@@ -38,7 +38,7 @@ use content_lock::{ContentLock, ContentLocks};
 use cursor::ClaimCursors;
 use gate::{Permit, Slot, Withheld, slots_ahead};
 pub use outage::Outage;
-use parse::ParsedJob;
+use parse::{ParsedJob, send_at};
 use recorder::Entry;
 pub use running::{Account, Running, Settings};
 use running::{AccountState, jitter, watched};
@@ -353,9 +353,10 @@ impl Dispatch {
         let order = Order {
             sender: &claim.sender,
             recipients: &parsed.recipients,
-            body: &claim.body,
+            body: parsed.body.as_str(),
             iys: parsed.iys,
-            send_at: claim.provider_send_at.and_then(Result::ok),
+            // What parsing has let through may have come meanwhile.
+            send_at: send_at(claim, claim.asked.elapsed()).unwrap_or_default(),
             not_after: Some(
                 claim
                     .expires_in

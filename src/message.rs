@@ -145,7 +145,8 @@ impl fmt::Debug for Body {
     }
 }
 
-fn nfc(text: &str) -> Cow<'_, str> {
+/// The text in Unicode normalisation form C.
+pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
     match is_nfc_quick(text.chars()) {
         IsNormalized::Yes => Cow::Borrowed(text),
         IsNormalized::No | IsNormalized::Maybe => Cow::Owned(text.nfc().collect()),
@@ -408,11 +409,13 @@ pub enum MessageError {
     /// `APITEST` with a marketing message.
     #[error("iys: the test sender APITEST sends transactional messages only")]
     TestSenderWithIys,
-    /// An account without a name.
-    #[error("account: it is blank or contains a NUL character")]
+    /// An account without a name, or with an endless one.
+    #[error("account: it is blank, longer than 64 characters, or contains a NUL character")]
     Account,
     /// An empty key would make every message the same one.
-    #[error("idempotency_key: it is empty or contains a NUL character")]
+    #[error(
+        "idempotency_key: it is empty, longer than 255 characters, or contains a NUL character"
+    )]
     IdempotencyKey,
     /// A number of attempts that cannot be.
     #[error("max_attempts: {0} is not between 1 and 32767")]
@@ -506,10 +509,10 @@ impl NewMessage {
     /// Sets which provider account pays and limits; `default` otherwise.
     ///
     /// # Errors
-    /// When the name is blank.
+    /// When the name is blank or has more than 64 characters.
     pub fn with_account(mut self, account: impl Into<String>) -> Result<Self, MessageError> {
         let account = account.into();
-        if account.trim().is_empty() || account.contains('\0') {
+        if account.trim().is_empty() || account.contains('\0') || is_longer(&account, 64) {
             return Err(MessageError::Account);
         }
         self.account = account;
@@ -548,10 +551,10 @@ impl NewMessage {
     /// Sets the key that no other message of the account may have, also after this one has ended.
     ///
     /// # Errors
-    /// When it is empty.
+    /// When it is empty or has more than 255 characters.
     pub fn with_idempotency_key(mut self, key: impl Into<String>) -> Result<Self, MessageError> {
         let key = key.into();
-        if key.is_empty() || key.contains('\0') {
+        if key.is_empty() || key.contains('\0') || is_longer(&key, 255) {
             return Err(MessageError::IdempotencyKey);
         }
         self.idempotency_key = Some(key);
@@ -710,6 +713,10 @@ pub(crate) fn is_traceparent(text: &str) -> bool {
         ["00", trace, parent, flags] => is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2),
         _ => false,
     }
+}
+
+fn is_longer(text: &str, characters: usize) -> bool {
+    text.chars().nth(characters).is_some()
 }
 
 fn contains_nul(value: &serde_json::Value) -> bool {

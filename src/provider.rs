@@ -39,6 +39,7 @@ use classify::classify;
 use handover::Handover;
 use reply::{Answer, LONGEST_BODY, Reply};
 pub use reports::{NumbersPage, ReportPage};
+pub(crate) use wire::full_minute;
 
 /// Where the provider is, unless `ILETIMERKEZI_BASE_URL` says otherwise.
 pub const DEFAULT_BASE_URL: &str = "https://api.iletimerkezi.com";

@@ -168,6 +168,7 @@ mod tests {
             iys: false,
             iys_list: None,
             provider_send_at: None,
+            claimed_at: DateTime::<Utc>::UNIX_EPOCH,
             attempt: 1,
             max_attempts: 1,
             traceparent: None,

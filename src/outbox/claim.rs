@@ -73,6 +73,8 @@ pub struct Claim {
     pub iys_list: Option<String>,
     /// When the provider is to send it, where that was asked for. `Err`: a moment too far away to be written down.
     pub provider_send_at: Option<Result<DateTime<Utc>, ()>>,
+    /// When it was claimed, by the database's clock.
+    pub claimed_at: DateTime<Utc>,
     /// The number of this attempt, from 1.
     pub attempt: i16,
     /// How many attempts are allowed.
@@ -144,6 +146,7 @@ struct Row {
     priority: i16,
     due_at: DateTime<Utc>,
     provider_send_at_s: Option<i64>,
+    claimed_at: DateTime<Utc>,
     indeterminate_age_ms: Option<i64>,
     expires_in_ms: Option<i64>,
     wait_us: i32,
@@ -162,6 +165,7 @@ impl Row {
             provider_send_at: self
                 .provider_send_at_s
                 .map(|s| DateTime::from_timestamp(s, 0).ok_or(())),
+            claimed_at: self.claimed_at,
             attempt: self.attempt,
             max_attempts: self.max_attempts,
             traceparent: self.traceparent,

@@ -21,7 +21,7 @@ WITH orphan AS MATERIALIZED (
             -- As in record_other.sql.
             OFFSET 0
         ) AS job
-        WHERE job.id <> orphan.id AND job.account = orphan.account AND job.body = orphan.body
+        WHERE job.id <> orphan.id AND job.account = orphan.account AND normalize(job.body, NFC) = normalize(orphan.body, NFC)
           AND NOT job.duplicate AND (job.status = 'sent' OR job.ambiguous_since IS NOT NULL)
         ORDER BY job.order_id IS NULL, job.sender <> orphan.sender, job.sent_at DESC
         LIMIT 1

@@ -16,6 +16,7 @@ use crate::{
     clock::Moment,
     failpoints::{self, Point},
     lifecycle::{Outcome, Progress, Status},
+    message::nfc,
 };
 
 /// Forty bits that tell messages of equal content: same account, same set of numbers, same text. The sender is left out,
@@ -24,7 +25,7 @@ use crate::{
 pub struct ContentKey(i64);
 
 impl ContentKey {
-    /// `numbers` in their normalised spelling, in any order.
+    /// `numbers` in their normalised spelling, in any order; `body` in any normal form.
     #[must_use]
     pub fn of<'a>(account: &str, numbers: impl IntoIterator<Item = &'a str>, body: &str) -> Self {
         let mut numbers: Vec<&str> = numbers.into_iter().collect();
@@ -36,7 +37,7 @@ impl ContentKey {
             hasher.update(number);
         }
         hasher.update([0, 0]);
-        hasher.update(body);
+        hasher.update(nfc(body).as_bytes());
         let digest = hasher.finalize();
         let mut low = [0; 8];
         low[3..].copy_from_slice(&digest[..5]);

@@ -26,7 +26,7 @@ WITH durable AS MATERIALIZED (
             -- Keeps what follows out of the choice of an index: with stale statistics the account would be chosen.
             OFFSET 0
         ) AS job
-        WHERE job.id <> self.id AND job.account = self.account AND job.body = self.body
+        WHERE job.id <> self.id AND job.account = self.account AND normalize(job.body, NFC) = normalize(self.body, NFC)
           AND NOT job.duplicate AND (job.status = 'sent' OR job.ambiguous_since IS NOT NULL)
           -- One that was indeterminate itself is most likely its own original: another sender's message proves nothing then.
           AND (self.ambiguous_since IS NULL OR job.sender = self.sender)

@@ -114,20 +114,23 @@ pub(super) fn iys_fields(iys: Iys) -> (&'static str, Option<&'static str>) {
 /// `dd/MM/yyyy HH:mm` by the clocks in Turkey.
 ///
 /// Never with seconds: the provider then ignores the schedule and sends at once (provider's MCP server, changelog 0.2.0).
-/// A moment inside a minute becomes the next full one, so that nothing goes early.
 pub(super) fn send_date_time(moment: DateTime<Utc>) -> String {
+    full_minute(moment)
+        .with_timezone(&Istanbul)
+        .format("%d/%m/%Y %H:%M")
+        .to_string()
+}
+
+/// When the provider sends what it is asked to send at `moment`: it knows whole minutes, and nothing goes early.
+pub(crate) fn full_minute(moment: DateTime<Utc>) -> DateTime<Utc> {
     let past_minute = i64::from(moment.second()) * 1_000_000_000 + i64::from(moment.nanosecond());
-    let full_minute = match past_minute {
+    match past_minute {
         0 => moment,
         // A leap second counts as a 60th one, which the next minute is still after.
         past => moment
             .checked_add_signed(TimeDelta::nanoseconds((60_000_000_000 - past).max(0)))
             .unwrap_or(moment),
-    };
-    full_minute
-        .with_timezone(&Istanbul)
-        .format("%d/%m/%Y %H:%M")
-        .to_string()
+    }
 }
 
 #[cfg(test)]

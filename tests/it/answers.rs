@@ -505,7 +505,16 @@ async fn what_can_never_be_sent_fails_without_a_request() {
         ),
         (
             "schedule",
-            insert(pool, &[("provider_send_at", "'294000-01-01'::timestamptz")]).await,
+            // From before there was a rule about it.
+            insert(
+                pool,
+                &[
+                    ("token", "1"),
+                    ("provider_send_at", "now() + interval '2 h'"),
+                    ("expires_at", "now() + interval '1 h'"),
+                ],
+            )
+            .await,
         ),
     ];
     let ids = cases.map(|(_, id)| id);
@@ -607,6 +616,43 @@ async fn a_request_is_what_the_documentation_shows_to_the_field() {
         assert!(!head.contains("transfer-encoding"), "{head}");
     }
     assert_eq!(provider.connections(), 1, "the connection is kept");
+}
+
+#[tokio::test]
+async fn a_moment_that_has_passed_is_left_out_of_the_request() {
+    let database = TestDatabase::create().await;
+    let provider = FakeProvider::start();
+    let pool = database.pool();
+    let past = insert(
+        pool,
+        &[
+            ("body", "'late'"),
+            ("provider_send_at", "now() - interval '1 h'"),
+        ],
+    )
+    .await;
+    let worker = Worker::start(&database, &provider, &[]);
+    wait_for_status(pool, past, "sent").await;
+    worker.stop().await;
+    let order = &provider.orders_of("late")[0].json["request"]["order"];
+    assert!(order.get("sendDateTime").is_none(), "{order}");
+}
+
+#[tokio::test]
+async fn a_row_in_another_normal_form_is_the_same_message() {
+    let database = TestDatabase::create().await;
+    let provider = FakeProvider::start();
+    let pool = database.pool();
+    let worker = Worker::start(&database, &provider, &[]);
+    let composed = insert(pool, &[("body", "repeat('ş', 300)")]).await;
+    wait_for_status(pool, composed, "sent").await;
+    // As some keyboards and file systems write it: twice as long, and more parts than the provider takes.
+    provider.now_says(|_| Reply::code(400, 451));
+    let decomposed = insert(pool, &[("body", "repeat(U&'s\\0327', 300)")]).await;
+    let second = wait_for_status(pool, decomposed, "sent").await;
+    worker.stop().await;
+    assert_eq!(provider.orders_of(&"ş".repeat(300)).len(), 2);
+    assert_eq!(second.duplicate_of, Some(composed));
 }
 
 #[tokio::test]

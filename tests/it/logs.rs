@@ -121,7 +121,9 @@ async fn everything_is_logged(format: &str) {
             pool,
             &[
                 number,
-                ("provider_send_at", "'290000-01-01'"),
+                ("token", "1"),
+                ("provider_send_at", "now() + interval '2 h'"),
+                ("expires_at", "now() + interval '1 h'"),
                 ("body", &secret("scheduled")),
             ],
         )

@@ -13,7 +13,7 @@ RETURNING job.id, job.token, coalesce(job.sender, '') AS sender,
           coalesce(job.body, '') AS body, coalesce(job.iys, false) AS iys, job.iys_list,
           coalesce(job.attempt, 1::smallint) AS attempt, coalesce(job.max_attempts, 1::smallint) AS max_attempts,
           job.traceparent, job.bulk, job.priority, job.due_at,
-          extract(epoch FROM job.provider_send_at)::bigint AS provider_send_at_s,
+          extract(epoch FROM job.provider_send_at)::bigint AS provider_send_at_s, job.claimed_at,
           (extract(epoch FROM now() - job.ambiguous_since) * 1000)::bigint AS indeterminate_age_ms,
           (extract(epoch FROM job.expires_at - now()) * 1000)::bigint AS expires_in_ms,
           coalesce((SELECT us FROM waits)[array_position((SELECT ids FROM waits), job.id)], 0) AS wait_us
