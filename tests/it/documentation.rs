@@ -197,7 +197,8 @@ async fn every_constraint_that_the_pages_name_exists() {
     let database = TestDatabase::create().await;
     let known: Vec<String> = sqlx::query_scalar(
         "SELECT conname::text FROM pg_constraint
-         WHERE conrelid = 'sms_outbox.jobs'::regclass OR contypid IN ('sms_outbox.job_rules'::regtype, 'sms_outbox.job_id'::regtype)",
+         WHERE conrelid = 'sms_outbox.jobs'::regclass OR contypid IN (
+             SELECT oid FROM pg_type WHERE typnamespace = 'sms_outbox'::regnamespace AND typtype = 'd')",
     )
     .fetch_all(database.pool())
     .await

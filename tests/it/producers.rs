@@ -84,7 +84,7 @@ type Row = &'static [(&'static str, &'static str)];
 const LEFT_OUT: &str = "";
 
 /// Every named rule of the table, and rows that break it and nothing else.
-const RULES: [(&str, &[Row]); 32] = [
+const RULES: [(&str, &[Row]); 40] = [
     ("jobs_id_required", &[&[("id", "NULL")]]),
     (
         "jobs_sender_required",
@@ -120,12 +120,32 @@ const RULES: [(&str, &[Row]); 32] = [
             &[("token", "NULL")],
             &[("duplicate", "NULL")],
             &[("created_at", "NULL")],
+            &[("producer", "NULL")],
         ],
     ),
     ("jobs_account_not_empty", &[&[("account", "''")]]),
     (
+        "jobs_account_at_most_64_characters",
+        &[
+            &[("account", "repeat('a', 65)")],
+            &[("account", "repeat('ş', 65)")],
+        ],
+    ),
+    (
         "jobs_sender_has_1_to_11_characters",
         &[&[("sender", "''")], &[("sender", "'TWELVE CHARS'")]],
+    ),
+    (
+        "jobs_sender_is_printable_ascii_and_not_blank",
+        &[
+            &[("sender", "' '")],
+            &[("sender", "'Türk Ltd'")],
+            &[("sender", "'🛒'")],
+            &[("sender", "E'TWO\\nLINES'")],
+            &[("sender", "E'BRAND\\n'")],
+            &[("sender", "E'\\x1b[2J'")],
+            &[("sender", "E'BRAND\\x7f'")],
+        ],
     ),
     (
         "jobs_recipients_has_1_to_50000_numbers",
@@ -144,7 +164,57 @@ const RULES: [(&str, &[Row]); 32] = [
             "'{{05321234567, 05331234567}, {05341234567, 05351234567}}'",
         )]],
     ),
+    (
+        "jobs_recipients_of_at_most_64_characters",
+        &[
+            &[("recipients", "ARRAY[repeat('5', 65)]")],
+            &[(
+                "recipients",
+                "ARRAY['05321234567', NULL, repeat(' ', 60) || '05321']",
+            )],
+            &[(
+                "recipients",
+                "array_fill('05321234567'::text, ARRAY[49999]) || repeat('5', 1000000)",
+            )],
+        ],
+    ),
     ("jobs_body_not_empty", &[&[("body", "''")]]),
+    (
+        "jobs_body_at_most_10000_characters",
+        &[
+            &[("body", "repeat('a', 10001)")],
+            &[("body", "repeat('ş', 10001)")],
+            &[("body", "repeat('🙂', 1000000)")],
+        ],
+    ),
+    (
+        "jobs_metadata_at_most_64_kilobytes",
+        &[&[("metadata", "jsonb_build_object('x', repeat('x', 66000))")]],
+    ),
+    (
+        "jobs_traceparent_at_most_128_characters",
+        &[&[("traceparent", "repeat('0', 129)")]],
+    ),
+    (
+        "jobs_idempotency_key_at_most_255_characters",
+        &[
+            &[("idempotency_key", "repeat('k', 256)")],
+            &[("idempotency_key", "repeat('ş', 100000)")],
+        ],
+    ),
+    (
+        "jobs_provider_send_at_before_expires_at",
+        &[
+            &[
+                ("provider_send_at", "now() + interval '2 hours'"),
+                ("expires_at", "now() + interval '1 hour'"),
+            ],
+            &[
+                ("provider_send_at", "now() + interval '1 hour'"),
+                ("expires_at", "now() + interval '1 hour'"),
+            ],
+        ],
+    ),
     (
         "jobs_iys_list_exactly_when_iys",
         &[&[("iys", "true")], &[("iys_list", "'TACIR'")]],
@@ -167,13 +237,28 @@ const RULES: [(&str, &[Row]); 32] = [
     ),
     ("jobs_max_attempts_at_least_1", &[&[("max_attempts", "0")]]),
     (
-        "jobs_due_at_finite",
-        &[&[("due_at", "'infinity'")], &[("due_at", "'-infinity'")]],
+        "jobs_due_at_in_years_1_to_9999",
+        &[
+            &[("due_at", "'infinity'")],
+            &[("due_at", "'-infinity'")],
+            &[("due_at", "'10000-01-01 00:00 UTC'")],
+            &[("due_at", "'294000-01-01'")],
+            &[("due_at", "'0044-03-15 BC'")],
+        ],
     ),
-    ("jobs_expires_at_finite", &[&[("expires_at", "'infinity'")]]),
     (
-        "jobs_provider_send_at_finite",
-        &[&[("provider_send_at", "'-infinity'")]],
+        "jobs_expires_at_in_years_1_to_9999",
+        &[
+            &[("expires_at", "'infinity'")],
+            &[("expires_at", "'10000-01-02'")],
+        ],
+    ),
+    (
+        "jobs_provider_send_at_in_years_1_to_9999",
+        &[
+            &[("provider_send_at", "'-infinity'")],
+            &[("provider_send_at", "'10000-01-02'")],
+        ],
     ),
     (
         "jobs_idempotency_key_not_empty",
@@ -259,8 +344,10 @@ async fn a_programming_error_fails_the_insert_and_is_called_by_its_name() {
     let known: BTreeSet<String> = RULES.iter().map(|(rule, _)| (*rule).to_owned()).collect();
     let rules: Vec<String> = sqlx::query_scalar(
         "SELECT conname::text FROM pg_constraint
-         WHERE contype = 'c' AND conname <> 'jobs_keep_the_rules'
-           AND (conrelid = 'sms_outbox.jobs'::regclass OR contypid IN ('sms_outbox.job_rules'::regtype, 'sms_outbox.job_id'::regtype))",
+         WHERE contype = 'c' AND conname <> 'jobs_keep_the_rules' AND conname NOT IN (
+               'jobs_what_the_database_and_workers_write_is_left_out', 'jobs_token_is_left_out', 'jobs_plainly_right_or_asked_about')
+           AND (conrelid = 'sms_outbox.jobs'::regclass OR contypid IN (
+               SELECT oid FROM pg_type WHERE typnamespace = 'sms_outbox'::regnamespace AND typtype = 'd'))",
     )
     .fetch_all(pool)
     .await
@@ -283,12 +370,8 @@ fn told(error: sqlx::Error) -> String {
     )
 }
 
-/// It ends up in the server's log, and in the application's.
-#[tokio::test]
-async fn no_error_of_an_insert_shows_number_or_text() {
-    let database = TestDatabase::create().await;
-    let pool = database.pool();
-    // Workers' promises are CHECKs of the table in tests only.
+/// Workers' promises are CHECKs of the table in tests only.
+async fn forget_workers_promises(pool: &PgPool) {
     execute(
         pool,
         "DO $$ DECLARE name text; BEGIN
@@ -298,6 +381,14 @@ async fn no_error_of_an_insert_shows_number_or_text() {
          END $$",
     )
     .await;
+}
+
+/// It ends up in the server's log, and in the application's.
+#[tokio::test]
+async fn no_error_of_an_insert_shows_number_or_text() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    forget_workers_promises(pool).await;
     let not_null: Vec<String> = sqlx::query_scalar(
         "SELECT attname::text FROM pg_attribute WHERE attrelid = 'sms_outbox.jobs'::regclass AND attnum > 0 AND attnotnull
          ORDER BY attnum",
@@ -305,11 +396,7 @@ async fn no_error_of_an_insert_shows_number_or_text() {
     .fetch_all(pool)
     .await
     .expect("the catalogue");
-    assert_eq!(
-        not_null,
-        ["id", "bulk"],
-        "the error about it would show the row"
-    );
+    assert_eq!(not_null, ["id"], "the error about it would show the row");
 
     let secret: Row = &[("recipients", "'{05329876543}'"), ("body", "'a secret'")];
     let mut looked_at = 0;
@@ -417,20 +504,164 @@ async fn rules_hold_in_every_way_in_and_for_changes_too() {
     assert_eq!(how_many(pool).await, 1);
 }
 
+/// What a producer with rights on the whole table would write to make a job look claimed, sent or somebody else's.
+const FORGED: [(&str, &str); 30] = [
+    ("status", "'sent'"),
+    ("status", "'sending'"),
+    ("status", "'nonsense'"),
+    ("attempt", "-5"),
+    ("attempt", "3"),
+    ("token", "1"),
+    ("token", "2147483647"),
+    ("token", "-1"),
+    ("order_id", "'312'"),
+    ("order_id", "''"),
+    ("ambiguous_since", "'infinity'"),
+    ("ambiguous_since", "now()"),
+    ("lease_until", "'infinity'"),
+    ("claimed_at", "now()"),
+    ("sent_at", "now()"),
+    ("finished_at", "now() - interval '10 years'"),
+    ("duplicate", "true"),
+    ("duplicate_of", "gen_random_uuid()"),
+    ("content_key", "1"),
+    ("held", "'sender'"),
+    ("worker", "'me'"),
+    ("answer_ms", "1"),
+    ("answer_http_status", "200"),
+    ("error_class", "'auth'"),
+    ("error_code", "401"),
+    ("error_message", "'x'"),
+    ("rejected_recipients", "'{}'"),
+    ("created_at", "now() - interval '1 second'"),
+    ("created_at", "'infinity'"),
+    ("producer", "'somebody'"),
+];
+
+#[tokio::test]
+async fn what_the_database_and_workers_write_is_refused_from_a_producer() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    forget_workers_promises(pool).await;
+    let role = format!("{}_app", database.name());
+    let admin = async |sql: String| {
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(pool)
+            .await
+            .map(drop)
+            .expect("the server's owner may")
+    };
+    admin(format!(
+        "CREATE ROLE {role}; GRANT {role} TO current_user; GRANT USAGE ON SCHEMA sms_outbox TO {role};
+         GRANT SELECT, INSERT ON sms_outbox.jobs TO {role}"
+    ))
+    .await;
+    let mut connection = pool.acquire().await.expect("a connection");
+    let insert = async |connection: &mut PgConnection, column: &str, value: &str| {
+        let sql = format!(
+            "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, {column})
+             VALUES ('BRAND', '{{05321234567}}', 'x', false, {value})"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await
+    };
+    let set_role = format!("SET ROLE {role}");
+    sqlx::raw_sql(AssertSqlSafe(set_role))
+        .execute(&mut *connection)
+        .await
+        .expect("the role");
+    for (column, value) in FORGED {
+        let error = insert(&mut connection, column, value)
+            .await
+            .expect_err(column);
+        let rule = match column {
+            "token" => "jobs_token_is_left_out",
+            _ => "jobs_what_the_database_and_workers_write_is_left_out",
+        };
+        let name = error.as_database_error().and_then(|e| e.constraint());
+        assert_eq!(name, Some(rule), "{column} = {value}: {error}");
+        let told = told(error);
+        assert!(!told.contains("5321234567"), "{told}");
+    }
+    // Its own columns are its own, and what it says of the others may be their default.
+    for (column, value) in [
+        ("priority", "0"),
+        ("status", "'queued'"),
+        ("token", "0"),
+        ("producer", "SESSION_USER"),
+        ("created_at", "now()"),
+        ("provider_send_at", "now() + interval '1 hour'"),
+    ] {
+        insert(&mut connection, column, value)
+            .await
+            .expect("that is what it may");
+    }
+    // Who may change what workers write may bring it along: a restored dump holds nothing else.
+    admin(format!(
+        "GRANT UPDATE (status) ON sms_outbox.jobs TO {role}"
+    ))
+    .await;
+    for column in ["token", "attempt"] {
+        insert(&mut connection, column, "1")
+            .await
+            .expect("that is what it may");
+    }
+    // A right to change another column only is no obstacle on rows that were claimed.
+    admin(format!(
+        "REVOKE ALL ON sms_outbox.jobs FROM {role}; REVOKE UPDATE (status) ON sms_outbox.jobs FROM {role};
+         GRANT SELECT, UPDATE (metadata) ON sms_outbox.jobs TO {role}"
+    ))
+    .await;
+    let noted = sqlx::raw_sql("UPDATE sms_outbox.jobs SET metadata = '{\"seen\": true}'")
+        .execute(&mut *connection)
+        .await
+        .expect("that is what it may");
+    assert_eq!(noted.rows_affected(), 8);
+    drop(connection);
+    pool.close().await;
+    let mut last = PgConnection::connect(&database.url())
+        .await
+        .expect("the server");
+    let gone = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    sqlx::raw_sql(AssertSqlSafe(gone))
+        .execute(&mut last)
+        .await
+        .expect("no role left");
+}
+
+#[tokio::test]
+async fn a_job_says_which_role_inserted_it() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let id = insert(pool, &[]).await;
+    let (producer, user): (String, String) =
+        sqlx::query_as("SELECT producer, SESSION_USER::text FROM sms_outbox.jobs WHERE id = $1")
+            .bind(id)
+            .fetch_one(pool)
+            .await
+            .expect("the job");
+    assert_eq!(producer, user);
+}
+
 #[tokio::test]
 async fn bad_data_does_not_fail_the_insert() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
-    let rows: [&[(&str, &str)]; 12] = [
+    let rows: [&[(&str, &str)]; 15] = [
         &[("recipients", "'{nobody}'")],
         &[("recipients", "'{\"\"}'")],
         &[("recipients", "ARRAY[NULL]::text[]")],
         &[("recipients", "'{02121234567}'")],
-        &[("recipients", "ARRAY[repeat('5', 100000)]")],
+        &[("recipients", "ARRAY[repeat('5', 64)]")],
+        &[("recipients", "array_fill(repeat('ş', 64), ARRAY[1000])")],
+        &[("recipients", "'[7:8]={05321234567,NULL}'")],
         &[("recipients", "array_fill('x'::text, ARRAY[50000])")],
         &[("body", "repeat('ş', 5000)")],
         &[("body", "' '")],
-        &[("sender", "'ŞİRKET'")],
+        &[("sender", "' A '"), ("body", "repeat('🙂', 10000)")],
+        &[
+            ("account", "repeat('ş', 64)"),
+            ("idempotency_key", "repeat('ş', 255)"),
+        ],
         &[("expires_at", "now() - interval '1 year'")],
         &[("due_at", "now() - interval '1 year'")],
         &[("traceparent", "'nonsense'"), ("metadata", "'[1]'")],
@@ -439,7 +670,7 @@ async fn bad_data_does_not_fail_the_insert() {
         let refused = refusal(pool, row).await;
         assert!(refused.is_none(), "{row:?}: {refused:?}");
     }
-    assert_eq!(how_many(pool).await, 12);
+    assert_eq!(how_many(pool).await, 15);
 }
 
 #[tokio::test]
@@ -538,7 +769,7 @@ async fn what_a_rust_producer_says_is_what_the_row_says() {
     })
     .and_then(|m| {
         m.with_expires_at(now + TimeDelta::hours(2))
-            .with_provider_send_at(now + TimeDelta::hours(3))
+            .with_provider_send_at(now + TimeDelta::minutes(90))
             .with_max_attempts(7)
     })
     .and_then(|m| {
@@ -572,9 +803,9 @@ async fn what_a_rust_producer_says_is_what_the_row_says() {
     .fetch_one(pool)
     .await
     .expect("the row");
-    for (hours, seconds) in [(1, moments.0), (2, moments.1), (3, moments.2)] {
+    for (minutes, seconds) in [(60, moments.0), (120, moments.1), (90, moments.2)] {
         assert!(
-            (seconds - now.timestamp() - hours * 3600).abs() <= 1,
+            (seconds - now.timestamp() - minutes * 60).abs() <= 1,
             "{moments:?}"
         );
     }
