@@ -55,11 +55,12 @@ impl Parts {
 pub fn estimate(text: &str) -> Parts {
     let strict = Lengths::of(text);
     let coding = strict.coding();
-    let (units, most) = match coding {
-        Coding::English => (strict.short, Coding::English.parts_strictly(strict.short)),
-        Coding::Turkish => (strict.long, Coding::Turkish.parts_strictly(strict.long)),
-        Coding::Unicode => (strict.utf16, Coding::Unicode.parts_strictly(strict.utf16)),
+    let units = match coding {
+        Coding::English => strict.short,
+        Coding::Turkish => strict.long,
+        Coding::Unicode => strict.utf16,
     };
+    let most = coding.parts_strictly(text, units);
 
     // Nobody knows whether surrounding space is cut off and line ends are sent as one character.
     let generous = Lengths::of(&text.trim().replace("\r\n", "\n"));
@@ -96,19 +97,34 @@ impl Coding {
     }
 
     /// The documented size of every part of a long text, with the five characters that the provider appends (` B186`)
-    /// taken from the whole: 155, 301, 454, … in English.
-    fn parts_strictly(self, units: u32) -> u32 {
+    /// taken from the whole: 155, 301, 454, … in English. No part ends within a character: 31 emoji fill one of 63 units.
+    fn parts_strictly(self, text: &str, units: u32) -> u32 {
         let each = match self {
             Self::English => 153,
             Self::Turkish => 148,
             Self::Unicode => 63,
         };
         if units <= self.first() {
-            1
-        } else {
-            // Past the first part, `n` parts hold `n * each - 5`.
-            (units + 5).div_ceil(each).max(2)
+            return 1;
         }
+        let (mut parts, mut used) = (1_u32, 0);
+        for width in text.chars().map(|c| self.width(c)).chain([1; 5]) {
+            if used + width > each {
+                parts = parts.saturating_add(1);
+                used = 0;
+            }
+            used += width;
+        }
+        parts.max(2)
+    }
+
+    /// What one character takes up by the strictest reading.
+    fn width(self, c: char) -> u32 {
+        let is_two = match self {
+            Self::English | Self::Turkish => is_gsm_extension(c) || is_turkish(c),
+            Self::Unicode => c.len_utf16() == 2,
+        };
+        if is_two { 2 } else { 1 }
     }
 
     /// The roomier of two readings: a full first part and documented following ones, or the parts of the GSM standard
@@ -150,7 +166,7 @@ impl Lengths {
         };
         for c in text.chars() {
             let (short, long) = match c {
-                'ş' | 'Ş' | 'ğ' | 'Ğ' | 'ç' | 'ı' | 'İ' => {
+                c if is_turkish(c) => {
                     lengths.turkish = true;
                     (1, 2)
                 }
@@ -164,8 +180,7 @@ impl Lengths {
             };
             lengths.short = lengths.short.saturating_add(short);
             lengths.long = lengths.long.saturating_add(long);
-            let utf16 = if c.len_utf16() == 2 { 2 } else { 1 };
-            lengths.utf16 = lengths.utf16.saturating_add(utf16);
+            lengths.utf16 = lengths.utf16.saturating_add(Coding::Unicode.width(c));
         }
         // Room for the five appended characters, so that no sum above can wrap.
         for length in [&mut lengths.short, &mut lengths.long, &mut lengths.utf16] {
@@ -183,6 +198,11 @@ impl Lengths {
             Coding::English
         }
     }
+}
+
+/// What the Turkish alphabet adds.
+fn is_turkish(c: char) -> bool {
+    matches!(c, 'ş' | 'Ş' | 'ğ' | 'Ğ' | 'ç' | 'ı' | 'İ')
 }
 
 /// GSM 03.38, default alphabet.
@@ -357,6 +377,38 @@ mod tests {
             (String::new(), false, "empty is somebody else's complaint"),
         ] {
             assert_eq!(estimate(&text).exceeds_limit(), exceeds, "{why}");
+        }
+    }
+
+    #[test]
+    fn no_part_ends_within_a_character() {
+        for (text, most, why) in [
+            ("😀".repeat(32), 1, "64 units"),
+            ("😀".repeat(33), 2, "66 units"),
+            (
+                "😀".repeat(60),
+                2,
+                "31 emoji, then 29 and the five appended characters",
+            ),
+            (
+                "😀".repeat(61),
+                3,
+                "31 and 30 leave room for three of the five",
+            ),
+            (
+                "😀".repeat(186),
+                7,
+                "six times 31, and the appended characters",
+            ),
+            ("{".repeat(148), 2, "76, then 72 and the five"),
+            ("{".repeat(151), 3, "76 and 75 are two full parts"),
+            (
+                format!("ş{}", "{".repeat(144)),
+                2,
+                "an even size is filled to its end",
+            ),
+        ] {
+            assert_eq!(estimate(&text).most, most, "{why}");
         }
     }
 
