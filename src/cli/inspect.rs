@@ -57,6 +57,10 @@ pub(super) struct ListArgs {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 
+    /// Only jobs that this database role inserted
+    #[arg(long, value_name = "ROLE")]
+    producer: Option<String>,
+
     /// Only jobs to this number, in any spelling
     #[arg(long, value_name = "NUMBER", value_parser = recipient)]
     to: Option<Recipient>,
@@ -134,6 +138,7 @@ pub(super) async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
         sender: args.sender,
         batch: args.batch,
         idempotency_key: args.key,
+        producer: args.producer,
         recipient: args.to.map(|number| number.as_str().to_owned()),
         older_than_s: args.older.map(seconds),
         newer_than_s: args.newer.map(seconds),
@@ -357,7 +362,7 @@ fn job_table(jobs: &[JobRow], now: DateTime<Utc>, reveal: Reveal, width: Option<
         let mut row = vec![job.id.to_string(), job.status.clone(), age];
         let (to, body, note) = (
             numbers_said(job, 2, reveal),
-            text::escaped(&body_said(&job.body, reveal)),
+            body_said(&job.body, reveal),
             explain::note(job, now),
         );
         if is_wide {
@@ -378,7 +383,7 @@ fn job_table(jobs: &[JobRow], now: DateTime<Utc>, reveal: Reveal, width: Option<
             };
             row.push(format!("{account}{} to {to}; {body}{note}", job.sender));
         }
-        table.add_row(row);
+        table.add_row(text::cells(row));
     }
     text::lines(&table)
 }
@@ -413,10 +418,10 @@ fn job_sheet(job: &JobRow, now: DateTime<Utc>, reveal: Reveal) -> String {
         Reveal::Hidden => format!("{} (--reveal shows it)", body_said(&job.body, reveal)),
         Reveal::Shown => job.body.clone(),
     };
-    let metadata = match (&job.metadata, reveal) {
-        (Value::Object(fields), _) if fields.is_empty() => None,
+    let metadata = match (job.metadata.as_str(), reveal) {
+        ("{}", _) => None,
         (_, Reveal::Hidden) => Some("(--reveal shows it)".to_owned()),
-        (metadata, Reveal::Shown) => Some(metadata.to_string()),
+        (metadata, Reveal::Shown) => Some(metadata.to_owned()),
     };
     let error = job.error_class.as_ref().map(|class| {
         let code = job
@@ -425,7 +430,7 @@ fn job_sheet(job: &JobRow, now: DateTime<Utc>, reveal: Reveal) -> String {
         let message = job.error_message.as_deref().unwrap_or_default();
         format!("{class}{code}: {message}")
     });
-    let lines: [(&str, Option<String>); 27] = [
+    let lines: [(&str, Option<String>); 28] = [
         ("job", Some(job.id.to_string())),
         ("status", Some(job.status.clone())),
         ("account", Some(job.account.clone())),
@@ -459,11 +464,17 @@ fn job_sheet(job: &JobRow, now: DateTime<Utc>, reveal: Reveal) -> String {
         ("batch", job.batch_id.map(|id| id.to_string())),
         ("metadata", metadata),
         ("trace", job.traceparent.clone()),
+        ("producer", Some(job.producer.clone())),
     ];
     let mut sheet = String::new();
     for (name, value) in lines {
         if let Some(value) = value {
-            sheet.push_str(&format!("{name:<15} {value}\n"));
+            // The text's own lines stay, and none of them can pass for another of these.
+            let value: Vec<_> = value.split('\n').map(text::visible).collect();
+            sheet.push_str(&format!(
+                "{name:<15} {}\n",
+                value.join(&format!("\n{:16}", ""))
+            ));
         }
     }
     sheet
@@ -484,7 +495,7 @@ fn attempt_table(attempts: &[AttemptRow], now: DateTime<Utc>, width: Option<u16>
         } else {
             format!("({})", attempt.attempt)
         };
-        table.add_row(vec![
+        table.add_row(text::cells(vec![
             number,
             began,
             took,
@@ -494,8 +505,8 @@ fn attempt_table(attempts: &[AttemptRow], now: DateTime<Utc>, width: Option<u16>
                 .unwrap_or_default()
                 .replace('_', " "),
             attempt.worker.clone().unwrap_or_default(),
-            text::escaped(&explain::attempt(attempt)),
-        ]);
+            explain::attempt(attempt),
+        ]));
     }
     text::lines(&table)
 }
@@ -581,12 +592,12 @@ fn stats_page(stats: &[QueueStat], pauses: &[PauseRow], width: Option<u16>) -> S
     } else {
         let mut table = text::table(&["ACCOUNT", "STATUS", "JOBS", "OLDEST DUE FOR"], 4, width);
         for line in stats {
-            table.add_row(vec![
+            table.add_row(text::cells(vec![
                 line.account.clone(),
                 line.status.clone().unwrap_or_else(|| "-".to_owned()),
                 line.jobs.to_string(),
                 line.oldest_due_age_ms.map_or_else(String::new, span),
-            ]);
+            ]));
         }
         page.push_str(&text::lines(&table));
     }

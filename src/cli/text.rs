@@ -1,6 +1,7 @@
 //! How answers look: tables that fit, times that people can read, numbers that nobody can call.
 
 use std::{
+    borrow::Cow,
     fmt::Display,
     io::{self, ErrorKind, Write},
 };
@@ -64,33 +65,13 @@ fn mask_within(text: &str) -> String {
     masked
 }
 
-/// A text as it may stand in a line: what a terminal would obey, or what would turn the line around, is written as `\u{1b}`.
-/// Senders, keys, texts and reasons are anybody's.
-pub(super) fn escaped(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if is_obeyed(c) {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
-}
-
-/// Whether a terminal would do something instead of showing it.
-fn is_obeyed(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
-}
-
-/// The answer, on standard output, with nothing in it that a terminal would obey but its line breaks.
+/// The answer, on standard output: lines, and in them nothing that a terminal would obey. A reader that has seen enough
+/// (`| head`) is no failure.
 pub(super) fn print(answer: &str) -> io::Result<()> {
-    let lines: Vec<String> = answer.split('\n').map(escaped).collect();
+    let lines: Vec<_> = answer.split('\n').map(visible).collect();
     write(&lines.join("\n"))
 }
 
-/// A reader that has seen enough (`| head`) is no failure.
 fn write(answer: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let written = out
@@ -109,18 +90,49 @@ fn write(answer: &str) -> io::Result<()> {
     }
 }
 
-/// The answer as one JSON document.
+/// The answer as one JSON document. It escapes what a terminal would obey, which JSON itself does for half of it.
 pub(super) fn print_json(answer: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut json = String::new();
     for c in serde_json::to_string_pretty(answer)?.chars() {
-        // It can stand in texts only. Those below a space are escaped already, all others have four digits.
-        if c != '\n' && is_obeyed(c) {
-            json.push_str(&format!("\\u{:04x}", u32::from(c)));
+        if is_obeyed(c) && c != '\n' {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                json.push_str(&format!("\\u{unit:04x}"));
+            }
         } else {
             json.push(c);
         }
     }
     Ok(write(&json)?)
+}
+
+/// Other people's text in one line: what a terminal would obey is shown by its number, as in `\u{1b}`.
+pub(super) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut visible = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_obeyed(c) {
+            visible.extend(c.escape_default());
+        } else {
+            visible.push(c);
+        }
+    }
+    Cow::Owned(visible)
+}
+
+/// A table's row, each cell in one line.
+pub(super) fn cells(row: Vec<String>) -> Vec<String> {
+    row.iter().map(|cell| visible(cell).into_owned()).collect()
+}
+
+/// Controls (ESC, CR, and those of the upper half that some terminals still know), and what turns the direction of writing
+/// around, so that a line reads as something else.
+fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FFF9}'..='\u{FFFB}'
+            | '\u{E0000}'..='\u{E007F}')
 }
 
 /// How wide the terminal is, if there is one. What goes into a file or a pipe is not wrapped.
@@ -260,6 +272,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_that_a_terminal_obeys_is_shown_as_it_is() {
+        for (text, shown) in [
+            ("plain ş 🛒", "plain ş 🛒"),
+            ("\u{1b}[2J", "\\u{1b}[2J"),
+            ("a\r\n\tb", "a\\r\\n\\tb"),
+            ("\u{9b}31m", "\\u{9b}31m"),
+            ("\u{202e}gnp.exe", "\\u{202e}gnp.exe"),
+            ("\u{2028}x\u{7f}", "\\u{2028}x\\u{7f}"),
+        ] {
+            assert_eq!(visible(text), shown);
+        }
+    }
+
+    #[test]
     fn counts_agree_with_their_nouns() {
         assert_eq!(count(1u32, "job"), "1 job");
         assert_eq!(count(0u32, "job"), "0 jobs");
@@ -274,7 +300,7 @@ mod tests {
             ("\u{1b}[31mred\r\n", "\\u{1b}[31mred\\r\\n"),
             ("a\u{202e}b\u{9b}c\u{7f}", "a\\u{202e}b\\u{9b}c\\u{7f}"),
         ] {
-            assert_eq!(escaped(text), shown);
+            assert_eq!(visible(text), shown);
         }
     }
 

@@ -138,7 +138,7 @@ pub(super) fn send_at(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use crate::clock::Moment;
 
     use uuid::Uuid;
 
@@ -147,7 +147,7 @@ mod tests {
     fn claim(body: &str, send_in_s: Option<i64>, expires_in_s: Option<u64>) -> Claim {
         // On the minute.
         let claimed_at = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        let now = Instant::now();
+        let now = Moment::now();
         Claim {
             id: Uuid::nil(),
             token: 1,

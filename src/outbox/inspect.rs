@@ -1,7 +1,7 @@
 //! Answers for people: what is there, what happened to one job, how the queue is doing.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -24,6 +24,8 @@ pub struct Filter {
     pub batch: Option<Uuid>,
     /// With this key.
     pub idempotency_key: Option<String>,
+    /// Inserted by this database role; for [`Outbox::list`].
+    pub producer: Option<String>,
     /// To this number, normalised.
     pub recipient: Option<String>,
     /// Created at least so many seconds ago.
@@ -60,8 +62,11 @@ pub struct JobRow {
     pub provider_send_at: Option<String>,
     pub idempotency_key: Option<String>,
     pub max_attempts: i16,
-    pub metadata: Value,
+    /// As PostgreSQL writes it.
+    #[serde(serialize_with = "as_json")]
+    pub metadata: String,
     pub traceparent: Option<String>,
+    pub producer: String,
     pub batch_id: Option<Uuid>,
     pub attempt: i16,
     pub order_id: Option<String>,
@@ -79,6 +84,14 @@ pub struct JobRow {
     pub worker: Option<String>,
     pub claimed_at: Option<String>,
     pub lease_until: Option<String>,
+}
+
+/// JSON where it can be read as such, else its text: `jsonb` holds larger numbers and deeper nesting than readers take.
+fn as_json<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    match serde_json::from_str::<Value>(text) {
+        Ok(value) => value.serialize(serializer),
+        Err(_) => serializer.serialize_str(text),
+    }
 }
 
 /// One line of a job's history, as a person sees it.
@@ -178,6 +191,7 @@ impl Outbox {
                 .bind(filter.newer_than_s)
                 .bind(filter.at_most)
                 .bind(filter.numbers_at_most)
+                .bind(&filter.producer)
                 .persistent(false)
                 .fetch_all(connection)
                 .await

@@ -1,10 +1,12 @@
 -- Jobs that fit a filter, the newest first. Numbers and text are left to the reader's discretion, so they are handed over.
 --   $1 ids   $2 account   $3 status   $4 error class   $5 sender   $6 batch   $7 idempotency key   $8 a recipient (normalised)
 --   $9 created at least so many seconds ago   $10 at most so many seconds ago   $11 at most
+--   $13 producer
 --   $12 numbers of one job at most (null: all): fifty bulk orders would otherwise be fifty times 50,000 numbers
 SELECT id, account, sender, (trim_array(recipients, greatest(cardinality(recipients) - $12, 0)))[:] AS recipients,
-       cardinality(recipients) AS recipient_count, body, iys, iys_list, priority, idempotency_key, max_attempts, metadata, traceparent,
-       batch_id, status, attempt, order_id, duplicate, duplicate_of,
+       cardinality(recipients) AS recipient_count, body, iys, iys_list, priority, idempotency_key, max_attempts,
+       -- As text: jsonb holds numbers and depths that no reader has to understand.
+       metadata::text AS metadata, traceparent, producer, batch_id, status, attempt, order_id, duplicate, duplicate_of,
        (trim_array(rejected_recipients, greatest(cardinality(rejected_recipients) - $12, 0)))[:] AS rejected_recipients,
        cardinality(rejected_recipients) AS rejected_count, error_class, error_code,
        error_message, worker,
@@ -29,5 +31,6 @@ WHERE ($1::uuid[] IS NULL OR id = ANY ($1))
         SELECT FROM unnest(recipients) AS number WHERE number = $8 OR sms_outbox.normalize_number(number, true) = $8))
   AND ($9::bigint IS NULL OR created_at <= now() - $9 * interval '1 second')
   AND ($10::bigint IS NULL OR created_at >= now() - $10 * interval '1 second')
+  AND ($13::text IS NULL OR producer = $13)
 ORDER BY created_at DESC, id DESC
 LIMIT $11

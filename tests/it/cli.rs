@@ -11,6 +11,7 @@ use tokio::process::Command;
 use uuid::Uuid;
 
 use crate::support::postgres::TestDatabase;
+use crate::support::worker::insert;
 
 /// One run of the program.
 pub(crate) struct Ran {
@@ -1271,4 +1272,161 @@ async fn waiting_ends_with_the_job() {
     };
     let (ran, ()) = tokio::join!(sending, working);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn every_row_that_can_be_inserted_can_be_shown() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let shell = Shell::at(&database);
+    let mut ids = Vec::new();
+    for metadata in [
+        "'{\"n\": 1e400}'",
+        "'{\"n\": -123456789012345678901234567890.5}'",
+        "(repeat('[', 10000) || repeat(']', 10000))::jsonb",
+        "'null'",
+        "'\"text\"'",
+    ] {
+        ids.push(insert(pool, &[("metadata", metadata)]).await);
+    }
+    for row in [
+        [
+            ("recipients", "'[7:8]={05321234567,NULL}'"),
+            ("body", "' '"),
+        ],
+        [
+            ("recipients", "ARRAY['', NULL, 'x']"),
+            ("due_at", "'9999-12-31 23:59:59.999999 UTC'"),
+        ],
+        [
+            ("expires_at", "'0001-01-01 00:00 UTC'"),
+            ("traceparent", "''"),
+        ],
+        [
+            ("provider_send_at", "'9999-12-31 23:59:59.999999 UTC'"),
+            ("max_attempts", "32767"),
+        ],
+    ] {
+        ids.push(insert(pool, &row).await);
+    }
+    for json in [&["list", "--reveal"][..], &["list", "--reveal", "--json"]] {
+        shell.run(json).await.done();
+    }
+    for id in &ids {
+        let id = id.to_string();
+        for arguments in [&["show", &id, "--reveal"][..], &["show", &id]] {
+            shell.run(arguments).await.done();
+        }
+        let shown = shell.run(&["show", &id, "--reveal", "--json"]).await.json();
+        assert!(
+            !shown["metadata"].is_null() || id == ids[3].to_string(),
+            "{shown}"
+        );
+    }
+    // What no reader takes as JSON is there as its text.
+    let shown = shell
+        .run(&["show", &ids[0].to_string(), "--reveal", "--json"])
+        .await
+        .json();
+    assert!(
+        shown["metadata"]
+            .as_str()
+            .is_some_and(|text| text.contains("1000")),
+        "{shown}"
+    );
+}
+
+#[tokio::test]
+async fn a_producers_control_characters_reach_no_terminal() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let shell = Shell::at(&database);
+    // ESC, CR, the one-character CSI, and right-to-left override, wherever a producer can put them.
+    let hostile = "E'\\x1b]0;owned\\x07\\r\\u009b31m\\u202egnp.exe\\n'";
+    let id = insert(
+        pool,
+        &[
+            ("account", hostile),
+            ("body", &format!("{hostile} || 'status          sent'")),
+            ("recipients", &format!("ARRAY[{hostile}]")),
+            ("idempotency_key", hostile),
+            ("traceparent", hostile),
+            ("metadata", &format!("jsonb_build_object('x', {hostile})")),
+        ],
+    )
+    .await;
+    execute(
+        &database,
+        format!(
+            "INSERT INTO sms_outbox.pauses (account, scope, sender, reason, paused_by)
+             VALUES ({hostile}, 'account', '', {hostile}, {hostile})"
+        ),
+    )
+    .await;
+    let id = id.to_string();
+    for arguments in [
+        &["show", &id, "--reveal"][..],
+        &["show", &id],
+        &["list", "--reveal"],
+        &["stats"],
+        &["doctor"],
+        &["list", "--reveal", "--json"],
+        &["show", &id, "--reveal", "--json"],
+        &["stats", "--json"],
+        &["cancel", &id, "--dry-run"],
+        &[
+            "send",
+            "--dry-run",
+            "--reveal",
+            "--sender",
+            "BRAND",
+            "--to",
+            "05321234567",
+            "--transactional",
+            "--text",
+            "a\u{1b}[2J\r\u{202e}b",
+            "--key",
+            "k\u{9b}31m",
+        ],
+    ] {
+        let (_, said) = shell.run(arguments).await.said();
+        let obeyed = said.chars().find(|c| {
+            (c.is_control() && *c != '\n')
+                || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        });
+        assert_eq!(obeyed, None, "{arguments:?}: {}", said.escape_debug());
+        assert!(
+            !said.contains("\nstatus          sent"),
+            "{arguments:?}: no line passes for another: {said}"
+        );
+    }
+    // In JSON they are what they were.
+    let shown = shell.run(&["show", &id, "--reveal", "--json"]).await.json();
+    assert_eq!(
+        shown["idempotency_key"],
+        "\u{1b}]0;owned\u{7}\r\u{9b}31m\u{202e}gnp.exe\n"
+    );
+}
+
+#[tokio::test]
+async fn jobs_are_listed_by_the_role_that_inserted_them() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let shell = Shell::at(&database);
+    let mine = insert(pool, &[]).await.to_string();
+    let others = insert(pool, &[("producer", "'shop'")]).await.to_string();
+    let shown = shell.run(&["show", &others]).await.done();
+    assert!(shown.contains("producer        shop"), "{shown}");
+    let listed = shell
+        .run(&["list", "--producer", "shop", "--json"])
+        .await
+        .json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(1));
+    assert_eq!(listed[0]["id"], others);
+    let listed = shell.run(&["list", "--json"]).await.json();
+    assert!(
+        listed
+            .as_array()
+            .is_some_and(|jobs| jobs.iter().any(|job| job["id"] == mine))
+    );
 }

@@ -794,7 +794,8 @@ async fn what_a_rust_producer_says_is_what_the_row_says() {
     assert_eq!((row.priority, row.max_attempts), (3, 7));
     assert_eq!(row.idempotency_key.as_deref(), Some("k"));
     assert_eq!(row.traceparent.as_deref(), Some(trace));
-    assert_eq!(row.metadata, json!({"order": 1234, "ş": ["\"", null]}));
+    let metadata: serde_json::Value = serde_json::from_str(&row.metadata).expect("JSON");
+    assert_eq!(metadata, json!({"order": 1234, "ş": ["\"", null]}));
     let moments: (i64, i64, i64) = sqlx::query_as(
         "SELECT extract(epoch FROM due_at)::bigint, extract(epoch FROM expires_at)::bigint,
                 extract(epoch FROM provider_send_at)::bigint FROM sms_outbox.jobs WHERE id = $1",
