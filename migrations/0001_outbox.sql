@@ -13,6 +13,7 @@
 --   Maintenance            maintenance_leases
 --   Numbers                normalize_number
 --   Long lists             enqueue_bulk
+--   Priority limits        priority_limits, hold_to_priority_limit
 --   The queue at a glance  queue_stats
 --   Retention              prune
 
@@ -972,6 +973,42 @@ COMMENT ON FUNCTION sms_outbox.enqueue_bulk IS
     'Cuts a list of any length into jobs of at most 50,000 recipients that share a batch_id and are sent one after another, '
     'each with an order of its own. Returns their ids in sending order. The first job keeps the idempotency_key, the further '
     'ones get /2, /3 and so on behind it.';
+
+---------------------------------------------------------------------------------------------------------- Priority limits
+
+-- Which producers may not say that everything is urgent. Empty, and no insert looks at it, until `grant` writes the first one
+-- and makes the trigger that reads it (src/outbox/grants/priority_trigger.sql).
+CREATE TABLE sms_outbox.priority_limits (
+    role        name     NOT NULL,
+    most_urgent smallint NOT NULL,
+    CONSTRAINT priority_limits_pkey PRIMARY KEY (role),
+    CONSTRAINT priority_limits_most_urgent_is_1_to_3 CHECK (most_urgent IN (1, 2, 3))
+);
+COMMENT ON TABLE sms_outbox.priority_limits IS
+    'Producers that may not use every priority. Written by sms-outbox grant producer ROLE --max-priority N.';
+COMMENT ON CONSTRAINT priority_limits_most_urgent_is_1_to_3 ON sms_outbox.priority_limits IS
+    'Who may use every priority, from 0 on, has no limit.';
+COMMENT ON COLUMN sms_outbox.priority_limits.role IS
+    'The database role that logs in (session_user), by its name: that is what a dump keeps.';
+COMMENT ON COLUMN sms_outbox.priority_limits.most_urgent IS 'The most urgent priority that it may use: this number and greater ones.';
+
+-- With its owner's rights: a producer that was granted columns by hand may not read the table. It shows nothing of the row.
+CREATE FUNCTION sms_outbox.hold_to_priority_limit() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    v_limit smallint;
+BEGIN
+    SELECT most_urgent INTO v_limit FROM sms_outbox.priority_limits WHERE role = session_user;
+    IF new.priority < v_limit THEN
+        RAISE EXCEPTION 'the role % may use no priority below %', session_user, v_limit
+            USING ERRCODE = 'check_violation', SCHEMA = 'sms_outbox', TABLE = 'jobs',
+                  CONSTRAINT = 'jobs_priority_is_allowed_to_the_producer';
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION sms_outbox.hold_to_priority_limit() IS
+    'Refuses a job that is more urgent than its producer may say (sms_outbox.priority_limits).';
 
 ---------------------------------------------------------------------------------------------------- The queue at a glance
 

@@ -7,6 +7,7 @@ mod database;
 mod demo;
 mod doctor;
 mod environment;
+mod grant;
 mod inspect;
 mod migrate;
 mod operate;
@@ -75,6 +76,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Create or upgrade the schema sms_outbox; touches nothing else in the database
     Migrate(migrate::MigrateArgs),
+    /// Give a database role what a producer, worker, operator, support or receiver needs, and no more
+    Grant(grant::GrantArgs),
     /// Send what is due; run any number of these, on any number of machines
     Worker(Box<crate::config::WorkerArgs>),
     /// Put a message into the outbox
@@ -206,6 +209,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
+        Command::Grant(args) => grant::run(args).await,
         Command::Worker(args) => worker::run(*args).await,
         Command::Send(args) => send::run(*args).await,
         Command::List(args) => inspect::list(*args).await,

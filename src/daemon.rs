@@ -11,7 +11,8 @@ use crate::{
     metrics::Metrics,
     monitoring::Monitor,
     outbox::{
-        ConnectOptions, Outbox, OutboxError, SchemaState, UNRELEASED, Watcher, advice, chain,
+        ConnectOptions, Outbox, OutboxError, RoleKind, SchemaState, UNRELEASED, Watcher, advice,
+        chain,
     },
     provider::{Credentials, Provider, ProviderConfig, ProviderError, origin},
 };
@@ -88,8 +89,8 @@ pub enum DaemonError {
 /// Runs a worker until it is told to stop.
 ///
 /// # Errors
-/// When it cannot start: settings, a database that refuses this role, or a schema that does not fit. A database that is away is
-/// waited for.
+/// When it cannot start: settings, a database that refuses this role, a schema that does not fit, or a role that lacks a right. A
+/// database that is away is waited for.
 pub async fn run(
     config: &WorkerArgs,
     secrets: Vec<AccountSecrets>,
@@ -244,7 +245,8 @@ pub async fn run(
     Ok(ended)
 }
 
-/// Waits for the database where waiting may help, and then insists on the schema. `None`: told to stop meanwhile.
+/// Waits for the database where waiting may help, and then insists on the schema and on the rights of a worker. `None`: told to stop
+/// meanwhile.
 async fn wait_for_schema(
     outbox: &Outbox,
     outage: &Outage,
@@ -254,11 +256,9 @@ async fn wait_for_schema(
         let Some(state) = stop.run_until_cancelled(outbox.schema_state()).await else {
             return Ok(None);
         };
-        let wait = match state {
-            Ok(SchemaState::Current { .. }) => {
-                outage.over();
-                return Ok(Some(()));
-            }
+        // A role that lacks something would find out job by job, and wait each time as for a database that is away.
+        let found = match state {
+            Ok(SchemaState::Current { .. }) => outbox.hindrances(RoleKind::Worker).await,
             Ok(SchemaState::Missing) => return Err(DaemonError::NoSchema),
             Ok(SchemaState::Unreleased) => return Err(DaemonError::UnreleasedSchema),
             Ok(SchemaState::Older { found, known }) => {
@@ -267,6 +267,16 @@ async fn wait_for_schema(
             Ok(SchemaState::Newer { found, known }) => {
                 return Err(DaemonError::NewerSchema { found, known });
             }
+            // Not even the version may be read.
+            Err(error) if error.is_about_privileges() => outbox.hindrances(RoleKind::Worker).await,
+            Err(error) => Err(error),
+        };
+        let wait = match found {
+            Ok(found) if found.is_empty() => {
+                outage.over();
+                return Ok(Some(()));
+            }
+            Ok(found) => return Err(Misconfigured(found.to_string()).into()),
             Err(error) if error.needs_a_person() => {
                 return Err(Misconfigured(format!(
                     "the database cannot be used: {}; {}",

@@ -13,12 +13,12 @@ use clap::Args;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::{database::schema_failure, environment, inspect::explain, text};
+use super::{database::schema_failure, environment, grant::kind_of_role, inspect::explain, text};
 use crate::{
     config::{AccountSecrets, WorkerArgs, connections, shared_keys},
     outbox::{
         ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, ConnectOptions, Outbox, OutboxError, PgBouncer, Pooling,
-        SchemaState, SenderInUse, advice, chain,
+        RoleKind, SchemaState, SenderInUse, advice, chain,
     },
     provider::{Balance, Credentials, ProbeError, Provider, ProviderConfig, origin},
 };
@@ -34,6 +34,11 @@ pub(super) struct DoctorArgs {
     /// The settings of a worker: run this where, and as, workers run.
     #[command(flatten)]
     worker: WorkerArgs,
+
+    /// What the database role is for. The settings, the provider and the accounts are looked at for a worker only, the queue
+    /// for whoever may read it
+    #[arg(long = "as", value_name = "KIND", default_value = "worker", value_parser = kind_of_role())]
+    kind: RoleKind,
 
     /// Answer with a JSON object: `ok`, and `checks` with `check`, `level` (ok, warning, fault, skipped), `found` and `advice`
     #[arg(long)]
@@ -144,12 +149,16 @@ pub(super) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         findings: Vec::new(),
         shows: !args.json,
     };
-    report.extend(judge::settings(
-        &args.worker,
-        environment::unknown(&super::command()),
-    ));
-    let senders = database(&args.worker, &mut report).await;
-    provider(&args.worker, &senders, &mut report).await;
+    if args.kind == RoleKind::Worker {
+        report.extend(judge::settings(
+            &args.worker,
+            environment::unknown(&super::command()),
+        ));
+    }
+    let senders = database(&args.worker, args.kind, &mut report).await;
+    if args.kind == RoleKind::Worker {
+        provider(&args.worker, &senders, &mut report).await;
+    }
 
     let (faults, warnings) = (report.count(Level::Fault), report.count(Level::Warning));
     if args.json {
@@ -174,7 +183,7 @@ pub(super) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Everything about the database; returns whose jobs wait, where that could be seen.
-async fn database(config: &WorkerArgs, report: &mut Report) -> Vec<SenderInUse> {
+async fn database(config: &WorkerArgs, kind: RoleKind, report: &mut Report) -> Vec<SenderInUse> {
     let options = match config.database.connect_options() {
         Ok(options) => ConnectOptions {
             connections: 1,
@@ -202,7 +211,7 @@ async fn database(config: &WorkerArgs, report: &mut Report) -> Vec<SenderInUse> 
             return Vec::new();
         }
     };
-    let looked = look(&outbox, &options, config, report).await;
+    let looked = look(&outbox, &options, config, kind, report).await;
     looked.unwrap_or_else(|Silent| {
         report.add(Finding::skipped(
             "the rest",
@@ -229,6 +238,7 @@ async fn look(
     outbox: &Outbox,
     options: &ConnectOptions,
     config: &WorkerArgs,
+    kind: RoleKind,
     report: &mut Report,
 ) -> Result<Vec<SenderInUse>, Silent> {
     let facts = match outbox.examine_server().await {
@@ -238,7 +248,8 @@ async fn look(
             return Ok(Vec::new());
         }
     };
-    let needed = connections(config.provider.names().len());
+    let is_worker = kind == RoleKind::Worker;
+    let needed = is_worker.then(|| connections(config.provider.names().len()));
     report.extend(judge::server(&facts, needed));
     match options.pooling().await {
         Ok(pooling) => report.add(judge::pooling(pooling, config.database.pgbouncer)),
@@ -251,6 +262,11 @@ async fn look(
     match clock(outbox).await {
         Ok(finding) => report.add(finding),
         Err(error) => failed(report, "clock", &error)?,
+    }
+    // Before what the role may not read is read.
+    match outbox.hindrances(kind).await {
+        Ok(found) => report.extend(judge::privileges(&found)),
+        Err(error) => failed(report, "privileges", &error)?,
     }
     match outbox.schema_state().await {
         Ok(SchemaState::Current { version }) => {
@@ -271,9 +287,15 @@ async fn look(
         }
         Err(error) => failed(report, "schema", &error)?,
     }
-    match outbox.examine_privileges().await {
-        Ok(missing) => report.extend(judge::privileges(&missing, &facts.role)),
-        Err(error) => failed(report, "privileges", &error)?,
+    match kind {
+        RoleKind::Worker | RoleKind::Operator | RoleKind::Support => {}
+        RoleKind::Producer | RoleKind::Receiver => {
+            report.add(Finding::skipped(
+                "queue",
+                format!("not {}'s to look at", kind.with_article()),
+            ));
+            return Ok(Vec::new());
+        }
     }
     match outbox.identity().await {
         Ok(found) => {
@@ -298,7 +320,9 @@ async fn look(
         }
         Err(error) => failed(report, "queue", &error)?,
     }
-    report.extend(judge::unserved(&senders, &config.provider.names()));
+    if is_worker {
+        report.extend(judge::unserved(&senders, &config.provider.names()));
+    }
     match outbox.pauses(None).await {
         Ok(pauses) if pauses.is_empty() => report.add(Finding::ok("pauses", "none")),
         Ok(pauses) => report.extend(pauses.iter().map(judge::pause)),

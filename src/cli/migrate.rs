@@ -9,8 +9,8 @@ use std::{
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::worker::listen;
-use crate::{config::DatabaseArgs, daemon::Stops};
+use super::{text, worker::listen};
+use crate::{config::DatabaseArgs, daemon::Stops, outbox::Extended};
 
 /// How often it is said again that something is in the way.
 const REMINDER: Duration = Duration::from_secs(30);
@@ -47,6 +47,14 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         Some(before) => {
             println!("The schema sms_outbox has been upgraded from version {before} to {after}.")
         }
+    }
+    for Extended { role, kind, lacked } in options.extend_grants().await? {
+        let lacked = lacked.iter().map(ToString::to_string);
+        println!(
+            "Granted to {role}, {}: {}.",
+            kind.with_article(),
+            text::listed(lacked)
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

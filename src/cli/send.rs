@@ -26,7 +26,7 @@ use crate::{
     message::{
         Bulk, ForeignNumbers, Iys, IysList, MAX_RECIPIENTS, MessageError, NewMessage, Priority,
     },
-    outbox::{Filter, Outbox, advice_on, chain},
+    outbox::{Outbox, advice_on, chain},
     producer::{EnqueueError, Enqueued},
 };
 use draft::Draft;
@@ -444,7 +444,15 @@ async fn store(outbox: &Outbox, ready: &Ready) -> anyhow::Result<Stored> {
             unknown()
         )),
         Ok(Ok(stored)) => Ok(stored),
-        Ok(Err(EnqueueError::KeyTaken { account, key })) => existing(outbox, account, key).await,
+        Ok(Err(EnqueueError::KeyTaken { account, key })) => {
+            let ids = outbox.with_key(&account, &key).await.map_err(explained)?;
+            if ids.is_empty() {
+                anyhow::bail!(
+                    "the key {key:?} is taken by a job that cannot be seen (yet): try again"
+                );
+            }
+            Ok(Stored { ids, existed: true })
+        }
         Ok(Err(error)) => {
             let said = chain(&error);
             match &error {
@@ -458,32 +466,6 @@ async fn store(outbox: &Outbox, ready: &Ready) -> anyhow::Result<Stored> {
             }
         }
     }
-}
-
-/// The jobs that a taken key stands for: one, or all parts of a bulk message.
-async fn existing(outbox: &Outbox, account: String, key: String) -> anyhow::Result<Stored> {
-    let first = Filter {
-        account: Some(account),
-        idempotency_key: Some(key.clone()),
-        at_most: 1,
-        numbers_at_most: Some(0),
-        ..Filter::default()
-    };
-    let Some(job) = outbox.list(&first).await.map_err(explained)?.pop() else {
-        anyhow::bail!("the key {key:?} is taken by a job that cannot be seen (yet): try again");
-    };
-    let ids = match job.batch_id {
-        None => vec![job.id],
-        Some(batch) => {
-            let parts = Filter {
-                batch: Some(batch),
-                at_most: i64::MAX,
-                ..Filter::default()
-            };
-            outbox.matching(&parts).await.map_err(explained)?
-        }
-    };
-    Ok(Stored { ids, existed: true })
 }
 
 /// One key for two messages is a mistake that would otherwise pass for success.

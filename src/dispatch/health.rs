@@ -93,7 +93,7 @@ impl Health {
 
     /// Any call failed.
     pub(super) fn failed(&self, error: &OutboxError) {
-        if error.is_a_missing_privilege() {
+        if error.is_about_privileges() {
             lock(&self.0).missing = Some((Instant::now(), chain(error)));
         }
     }

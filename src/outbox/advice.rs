@@ -28,8 +28,7 @@ pub const fn confirmed_by(change: &Change) -> &'static str {
 const STANDBY: &str = "this server is read-only: let DATABASE_URL name the primary";
 
 /// Where a privilege is missing.
-pub const ASK_DOCTOR_FOR_GRANTS: &str =
-    "this role lacks a privilege: `sms-outbox doctor` names the GRANT that is missing";
+pub const ASK_DOCTOR_FOR_GRANTS: &str = "this role lacks a privilege: `sms-outbox doctor --as KIND` says which, and `sms-outbox grant` gives it";
 
 /// What to do about an error.
 pub fn advice(error: &OutboxError) -> &'static str {

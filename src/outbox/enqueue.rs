@@ -46,6 +46,22 @@ impl Outbox {
         .await
         .map_err(EnqueueError::from)?
     }
+
+    /// The jobs that a taken key stands for: one, or all parts of a list in their order.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn with_key(&self, account: &str, key: &str) -> Result<Vec<Uuid>, OutboxError> {
+        self.call("looking for a key", async |connection| {
+            sqlx::query_scalar(include_str!("with_key.sql"))
+                .bind(account)
+                .bind(key)
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
 }
 
 const STORING: &str = "putting a message into the outbox";

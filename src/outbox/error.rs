@@ -96,17 +96,6 @@ impl OutboxError {
         }
     }
 
-    /// Whether this role may not do what was asked.
-    #[must_use]
-    pub fn is_a_missing_privilege(&self) -> bool {
-        let Self::Refused { source, .. } = self else {
-            return false;
-        };
-        source
-            .as_database_error()
-            .is_some_and(|error| error.code().as_deref() == Some("42501"))
-    }
-
     /// Whether the same call may well succeed a little later, without anyone doing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -139,6 +128,30 @@ impl OutboxError {
                 | sqlx::Error::ColumnDecode { .. } => true,
                 _ => false,
             },
+        }
+    }
+
+    /// Whether this role may not do it.
+    #[must_use]
+    pub fn is_about_privileges(&self) -> bool {
+        self.code().as_deref() == Some("42501")
+    }
+
+    /// Whether another session holds what was to be locked.
+    #[must_use]
+    pub fn is_about_a_lock(&self) -> bool {
+        self.code().as_deref() == Some("55P03")
+    }
+
+    fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+        match self {
+            Self::Unreachable { source, .. }
+            | Self::Conflict { source, .. }
+            | Self::Refused { source, .. } => source.as_database_error()?.code(),
+            Self::Deadline { .. }
+            | Self::AnotherDatabase(_)
+            | Self::Standby
+            | Self::Unreadable { .. } => None,
         }
     }
 

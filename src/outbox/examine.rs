@@ -47,15 +47,6 @@ pub struct ServerFacts {
     pub workers: i64,
 }
 
-/// A privilege that this role lacks.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
-pub struct Missing {
-    /// As in `SELECT`.
-    pub privilege: String,
-    /// As in `TABLE sms_outbox.jobs`, to stand in a `GRANT`.
-    pub object: String,
-}
-
 /// What is stuck, or about to be.
 #[derive(Clone, Debug, Default, FromRow)]
 pub struct QueueFacts {
@@ -171,20 +162,6 @@ impl Outbox {
             sqlx::query_as(include_str!("examine_server.sql"))
                 .persistent(false)
                 .fetch_one(connection)
-                .await
-        })
-        .await
-    }
-
-    /// What this role may not do and a worker must.
-    ///
-    /// # Errors
-    /// When the database cannot be reached or refuses.
-    pub async fn examine_privileges(&self) -> Result<Vec<Missing>, OutboxError> {
-        self.call("examining privileges", async |connection| {
-            sqlx::query_as(include_str!("examine_privileges.sql"))
-                .persistent(false)
-                .fetch_all(connection)
                 .await
         })
         .await

@@ -52,7 +52,7 @@ async fn everything_that_an_account_asks_is_signed_with_its_own_key_and_hash() {
     let marketing = [("account", "'marketing'"), ("body", "'marketing ' || n")];
     ids.extend(insert_many(pool, 5, &marketing).await);
     let worker = Process::worker_with(
-        &database.url(),
+        &database.worker_url(),
         &provider.url(),
         &["--accounts", "default,marketing"],
         &secrets,
@@ -240,7 +240,7 @@ async fn the_counters_of_accounts_are_kept_apart() {
     let nobodys = ("account", "'nobodys'");
     insert_many(pool, 7, &[nobodys, ("due_at", "now() - interval '1 hour'")]).await;
     let worker = Process::worker_with(
-        &database.url(),
+        &database.worker_url(),
         &provider.url(),
         &[&BOTH[..], &ANYWHERE].concat(),
         &[

@@ -81,7 +81,7 @@ async fn a_pause_that_cannot_be_begun_for_a_while_holds_up_no_other_outcome() {
     )
     .await;
     let accepted = insert(pool, &[("body", "'accepted'")]).await;
-    let worker = Process::worker(&database.url(), &provider.url(), &[]);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &[]);
     provider.wait_for_orders(1).await;
     let refused = insert(pool, &[("body", "'refused'")]).await;
     worker.wait_for_line("while pausing").await;

@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
+use sms_outbox::outbox::RoleKind;
 use sms_outbox::sandbox::{Sandbox, SandboxConfig};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -43,19 +44,37 @@ impl Ran {
 /// A shell in an empty directory with an empty environment: nothing of the developer's gets in.
 pub(crate) struct Shell {
     directory: TempDir,
+    /// Where each command finds the database, as a role that may do no more than it needs.
+    urls: Vec<(RoleKind, String)>,
     variables: Vec<(&'static str, String)>,
+}
+
+/// Whose command it is; `None`: the owner's.
+fn whose(command: &str) -> Option<RoleKind> {
+    match command {
+        "send" => Some(RoleKind::Producer),
+        "worker" | "doctor" => Some(RoleKind::Worker),
+        "list" | "show" | "stats" => Some(RoleKind::Support),
+        "retry" | "cancel" | "resolve" | "pause" | "resume" => Some(RoleKind::Operator),
+        _ => None,
+    }
 }
 
 impl Shell {
     pub(crate) fn without_database() -> Self {
         Self {
             directory: TempDir::new().expect("a temporary directory"),
+            urls: Vec::new(),
             variables: Vec::new(),
         }
     }
 
     pub(crate) fn at(database: &TestDatabase) -> Self {
-        Self::without_database().with("DATABASE_URL", database.url())
+        let urls = RoleKind::ALL.map(|kind| (kind, database.url_as(kind)));
+        Self {
+            urls: urls.into(),
+            ..Self::without_database().with("DATABASE_URL", database.url())
+        }
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -68,11 +87,14 @@ impl Shell {
     }
 
     async fn run_with_input(&self, arguments: &[&str], input: &str) -> Ran {
+        let whose = arguments.first().and_then(|command| whose(command));
+        let url = self.urls.iter().find(|(kind, _)| Some(*kind) == whose);
         let mut child = Command::new(env!("CARGO_BIN_EXE_sms-outbox"))
             .args(arguments)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .envs(url.map(|(_, url)| ("DATABASE_URL", url)))
             .current_dir(self.directory.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -340,7 +362,9 @@ async fn a_key_that_is_taken_makes_no_second_job_and_says_so() {
     let shell = Shell::at(&database);
     let first = shell.send(&["--key", "order-1"]).await;
     assert_eq!(shell.send(&["--key", "order-1"]).await, first);
-    let ran = shell
+    // A producer could not tell: it reads no text, not even its own.
+    let who_reads = Shell::without_database().with("DATABASE_URL", database.url());
+    let ran = who_reads
         .run(&[
             "send",
             "--sender",
@@ -1156,7 +1180,9 @@ async fn doctor_names_the_privileges_that_a_role_lacks() {
     }
     assert_eq!(code, Some(1));
     assert!(
-        said.contains("lacks INSERT, UPDATE on TABLE sms_outbox.jobs"),
+        said.contains("lacks UPDATE (due_at, claimed_at,")
+            && said.contains("on TABLE sms_outbox.jobs")
+            && said.contains("sms-outbox grant worker"),
         "{said}"
     );
     assert!(

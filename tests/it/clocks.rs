@@ -65,7 +65,12 @@ async fn a_wall_clock_that_jumps_by_hours_doubles_nothing_expires_nothing_and_ho
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
     let flags = ["--rate-per-second", "50", "--settle-delay", "500ms"];
-    let worker = Process::worker_with(&database.url(), &provider.url(), &flags, &environment);
+    let worker = Process::worker_with(
+        &database.worker_url(),
+        &provider.url(),
+        &flags,
+        &environment,
+    );
     let far = insert(
         pool,
         &[

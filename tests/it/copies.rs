@@ -140,7 +140,7 @@ async fn nothing_is_sent(url: &str, why: &str) {
 async fn pinned() -> TestDatabase {
     let database = TestDatabase::create().await;
     let provider = FakeProvider::start();
-    let worker = Process::worker(&database.url(), &provider.url(), &[]);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &[]);
     wait_until_pinned(database.pool()).await;
     worker.stop().await;
     fill(database.pool()).await;

@@ -153,7 +153,7 @@ async fn a_worker_that_dies_in_flight_leaves_a_message_that_its_repeat_sends() {
         _ => healthy(request),
     });
     let id = insert(database.pool(), &[]).await;
-    let worker = Process::worker(&database.url(), &provider.url(), &SHORT_LEASE);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &SHORT_LEASE);
     provider.wait_for_orders(1).await;
     killed(worker).await;
     let after = Aftermath::of(&database, &provider, id).await;
@@ -175,7 +175,7 @@ async fn a_worker_that_dies_before_it_reads_the_acceptance_leaves_one_message() 
             _ => healthy(request),
         });
     let id = insert(database.pool(), &[]).await;
-    let worker = Process::worker(&database.url(), &provider.url(), &SHORT_LEASE);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &SHORT_LEASE);
     provider.wait_for_orders(1).await;
     killed(worker).await;
     let after = Aftermath::of(&database, &provider, id).await;
@@ -218,7 +218,7 @@ async fn a_worker_that_dies_while_it_records_leaves_a_message_that_is_sent_and_o
     // The server is in the middle of it. Nobody else gets at the row before it has ended.
     let id = insert(pool, &[]).await;
     let middle = MidStatement::of_jobs_that_become("sent", pool).await;
-    let worker = Process::worker(&database.url(), &provider.url(), &SHORT_LEASE);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &SHORT_LEASE);
     middle.wait_for_someone().await;
     killed(worker).await;
     let successor = Worker::start(&database, &provider, &[]);
@@ -313,7 +313,7 @@ async fn a_worker_frozen_between_its_last_check_and_the_first_byte_does_not_send
     // Connecting is what takes time between the two.
     let door = Door::shut();
     let id = insert(pool, &[]).await;
-    let frozen = Process::worker(&database.url(), &door.url(), &SHORT_LEASE);
+    let frozen = Process::worker(&database.worker_url(), &door.url(), &SHORT_LEASE);
     door.wait_for_someone().await;
     frozen.signal(Signal::SIGSTOP);
     let mut guard = Guard::default();

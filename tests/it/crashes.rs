@@ -57,7 +57,7 @@ async fn a_message_that_kills_every_worker_ends_uncertain_within_the_window_and_
     let mut killed = 0;
     let began = Instant::now();
     'workers: loop {
-        let mut worker = Process::worker(&database.url(), &provider.url(), &FLAGS);
+        let mut worker = Process::worker(&database.worker_url(), &provider.url(), &FLAGS);
         while asked_for("deadly").len() == killed {
             if job(pool, deadly).await.status == "uncertain" {
                 worker.stop().await;
@@ -85,7 +85,7 @@ async fn a_message_that_kills_every_worker_ends_uncertain_within_the_window_and_
     );
     let task =
         format!("SELECT count(*) FROM sms_outbox.reconciliation_tasks WHERE job_id = '{deadly}'");
-    let worker = Process::worker(&database.url(), &provider.url(), &FLAGS);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &FLAGS);
     wait_for_count(pool, &task, |tasks| tasks == 1).await;
     wait_for_statuses(pool, &beside, "sent").await;
     worker.stop().await;

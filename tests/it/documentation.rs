@@ -6,9 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use sms_outbox::outbox::RoleKind;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, raw_sql};
 
 use crate::support::postgres::TestDatabase;
+use crate::support::roles;
 
 const PAGES: [&str; 9] = [
     "README.md",
@@ -21,9 +23,6 @@ const PAGES: [&str; 9] = [
     "docs/producers.md",
     "docs/scaling.md",
 ];
-
-/// The roles that the pages grant something to.
-const ROLES: [&str; 4] = ["app", "sms_worker", "sms_support", "sms_janitor"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -86,24 +85,42 @@ async fn run(connection: &mut PgConnection, sql: String) -> Result<(), sqlx::Err
         .map(drop)
 }
 
-const APPLICATION: &str = "CREATE TABLE orders (id bigint PRIMARY KEY, customer text)";
+const APPLICATION: &str =
+    "CREATE TABLE orders (id bigint PRIMARY KEY, customer text); GRANT INSERT ON orders TO PUBLIC";
+
+/// Who runs a statement: whom its page is about, unless its first line says otherwise. `None`: the owner.
+fn whose(block: &Block) -> Option<RoleKind> {
+    let first = block.text.lines().next().unwrap_or_default().trim_start();
+    let said = |who: &str| first.starts_with(&format!("-- As {who}"));
+    if said("the owner") {
+        return None;
+    }
+    RoleKind::ALL
+        .into_iter()
+        .find(|kind| said(kind.with_article()))
+        .or(match block.page {
+            "README.md" | "docs/producers.md" => Some(RoleKind::Producer),
+            "docs/operations.md" => Some(RoleKind::Operator),
+            // What is asked of servers, and what is made beside the schema.
+            _ => None,
+        })
+}
 
 #[tokio::test]
-async fn every_statement_in_the_pages_runs() {
+async fn every_statement_in_the_pages_runs_as_the_role_that_it_is_for() {
     let database = TestDatabase::create().await;
     let mut ran = 0;
     for block in PAGES.into_iter().flat_map(|page| blocks(page, "sql")) {
-        let mut sql = statements(&block);
-        // Roles belong to the whole server, which may be somebody else's.
-        for role in ROLES {
-            sql = sql.replace(&format!(" TO {role};"), " TO CURRENT_USER;");
-        }
         let mut transaction = database.pool().begin().await.expect("a fresh database");
         transaction
             .execute(APPLICATION)
             .await
             .expect("an empty schema public");
-        if let Err(error) = run(&mut transaction, sql).await {
+        if let Some(kind) = whose(&block).filter(|_| database.is_granted()) {
+            let role = format!("SET LOCAL ROLE {}", roles::of(kind));
+            run(&mut transaction, role).await.expect("a role of ours");
+        }
+        if let Err(error) = run(&mut transaction, statements(&block)).await {
             panic!("{}, line {}: {error}", block.page, block.line);
         }
         transaction.rollback().await.expect("an open transaction");
@@ -112,40 +129,17 @@ async fn every_statement_in_the_pages_runs() {
     assert!(ran > 20, "only {ran} blocks were found");
 }
 
-/// A producer with the grants of the page can do what the page says, and no more.
+/// A producer can do what the page says, and no more.
 #[tokio::test]
-async fn the_grants_for_producers_suffice_and_give_nothing_away() {
+async fn what_is_granted_to_producers_suffices_and_gives_nothing_away() {
     let database = TestDatabase::create().await;
-    let may_make_roles: bool =
-        sqlx::query_scalar("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
-            .fetch_one(database.pool())
-            .await
-            .expect("a fresh database");
-    if !may_make_roles {
+    if !database.is_granted() {
         eprintln!("left out: making roles in this server is not ours to do");
         return;
     }
-    let grants: Vec<Block> = blocks("docs/producers.md", "sql")
-        .into_iter()
-        .filter(|block| block.text.contains(" TO app;"))
-        .collect();
-    assert!(!grants.is_empty());
-
     let mut connection = database.pool().begin().await.expect("a fresh database");
-    // Gone with the transaction.
-    let role = format!("app_{}", database.name());
-    run(&mut connection, format!("CREATE ROLE {role}"))
-        .await
-        .expect("a superuser");
-    for block in &grants {
-        let sql = statements(block).replace(" TO app;", &format!(" TO {role};"));
-        run(&mut connection, sql)
-            .await
-            .unwrap_or_else(|error| panic!("{}, line {}: {error}", block.page, block.line));
-    }
-    run(&mut connection, format!("SET LOCAL ROLE {role}"))
-        .await
-        .expect("a role of ours");
+    let role = format!("SET LOCAL ROLE {}", roles::of(RoleKind::Producer));
+    run(&mut connection, role).await.expect("a role of ours");
 
     let insert = "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, idempotency_key) \
                   VALUES ('YOURBRAND', '{0532 123 45 67}', 'Hello', false, 'a-key')";
@@ -198,7 +192,11 @@ async fn every_constraint_that_the_pages_name_exists() {
     let known: Vec<String> = sqlx::query_scalar(
         "SELECT conname::text FROM pg_constraint
          WHERE conrelid = 'sms_outbox.jobs'::regclass OR contypid IN (
-             SELECT oid FROM pg_type WHERE typnamespace = 'sms_outbox'::regnamespace AND typtype = 'd')",
+             SELECT oid FROM pg_type WHERE typnamespace = 'sms_outbox'::regnamespace AND typtype = 'd')
+         UNION ALL
+         -- What triggers raise.
+         SELECT (regexp_matches(prosrc, $$CONSTRAINT = '(jobs_\\w+)'$$, 'g'))[1] FROM pg_proc
+         WHERE pronamespace = 'sms_outbox'::regnamespace",
     )
     .fetch_all(database.pool())
     .await

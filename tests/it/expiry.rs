@@ -95,7 +95,7 @@ async fn a_retry_that_would_come_too_late_is_not_made() {
     // is claimed at all, which says nothing here: then the next one.
     let address = nowhere();
     let worker = Worker::start_at(
-        &database.url(),
+        &database.worker_url(),
         &format!("http://{address}"),
         &["--backoff-cap", "50ms"],
     );
@@ -284,7 +284,7 @@ async fn a_message_that_expires_while_its_request_is_connecting_never_arrives() 
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let door = Door::shut();
-    let worker = Worker::start_at(&database.url(), &door.url(), &[]);
+    let worker = Worker::start_at(&database.worker_url(), &door.url(), &[]);
     // On a busy machine one may expire before it is claimed at all: then the next one.
     let id = loop {
         let id = insert(pool, &[("expires_at", SOON), ("body", "'late'")]).await;

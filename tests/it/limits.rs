@@ -43,7 +43,7 @@ async fn no_second_holds_more_recipients_than_the_limit_over_all_workers() {
     ids.extend(insert_many(pool, 4, &[("recipients", five)]).await);
     // No divisor of anything else here.
     let flags = ["--rate-per-second", "23"];
-    let workers = [0, 1].map(|_| Process::worker(&database.url(), &provider.url(), &flags));
+    let workers = [0, 1].map(|_| Process::worker(&database.worker_url(), &provider.url(), &flags));
     provider.wait_for_orders(5).await;
     ids.extend(insert_many(pool, 10, &[("priority", "0")]).await);
     let began = Instant::now();
@@ -271,7 +271,7 @@ async fn connections_that_stand_all_at_once_do_not_break_the_limit() {
         "--lease",
         "60s",
     ];
-    let workers = [0, 1].map(|_| Process::worker(&database.url(), &door.url(), &flags));
+    let workers = [0, 1].map(|_| Process::worker(&database.worker_url(), &door.url(), &flags));
     // Each at its own moment, as the limit wants it.
     door.wait_for(30).await;
     ids.push(insert(pool, &[("priority", "0"), ("body", "'code'")]).await);

@@ -15,7 +15,8 @@ async fn the_more_is_logged_the_less_is_missing() {
     for level in ["info", "debug", "trace", "info,sms_outbox=debug"] {
         execute(database.pool(), "UPDATE sms_outbox.jobs SET status = 'queued', sent_at = NULL, finished_at = NULL, order_id = NULL").await;
         let environment = [("SMS_OUTBOX_LOG", level)];
-        let worker = Process::worker_with(&database.url(), &provider.url(), &[], &environment);
+        let worker =
+            Process::worker_with(&database.worker_url(), &provider.url(), &[], &environment);
         wait_for_jobs(database.pool(), &ids, "they are sent", |job| {
             job.status == "sent"
         })
@@ -171,7 +172,7 @@ async fn everything_is_logged(format: &str) {
         ("SMS_OUTBOX_LOG", "trace"),
         ("SMS_OUTBOX_LOG_FORMAT", format),
     ];
-    let worker = Process::worker_with(&database.url(), &provider.url(), &[], &environment);
+    let worker = Process::worker_with(&database.worker_url(), &provider.url(), &[], &environment);
     wait_for_jobs(pool, &ids, "they have ended", |job| {
         job.status == "uncertain" || job.finished_at.is_some()
     })

@@ -130,7 +130,7 @@ fn names(text: &str) -> BTreeSet<String> {
 async fn the_page_lists_every_metric_with_its_labels_and_no_other_and_the_rules_use_them() {
     let database = TestDatabase::create().await;
     let provider = FakeProvider::start();
-    let worker = Process::worker(&database.url(), &provider.url(), &ANYWHERE);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &ANYWHERE);
     let address = address(&worker).await;
     let text = wait_for_value(&address, "sms_outbox_database_up", &[], 1.0).await;
     let served = families(&text);
@@ -194,7 +194,7 @@ async fn what_happens_to_messages_is_counted() {
         "lost" if request.n.is_multiple_of(2) => Reply::Hangup,
         _ => healthy(request),
     });
-    let worker = Process::worker(&database.url(), &provider.url(), &ANYWHERE);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &ANYWHERE);
     let address = address(&worker).await;
     let good = insert_many(pool, 3, &[]).await;
     let repeat = insert(pool, &[("body", "'repeat'")]).await;
@@ -233,7 +233,7 @@ async fn a_job_that_was_accepted_twice_raises_the_alarm() {
     let hold = Hold::new();
     let held = hold.clone();
     let provider = FakeProvider::scripted(move |_| Reply::accepted("312").held(&held));
-    let worker = Process::worker(&database.url(), &provider.url(), &ANYWHERE);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &ANYWHERE);
     let address = address(&worker).await;
     let job = insert(pool, &[]).await;
     provider.wait_for_orders(1).await;
@@ -270,7 +270,7 @@ async fn what_waits_is_read_from_the_database() {
         _ => Reply::code(200, 401),
     });
     insert(pool, &[]).await;
-    let worker = Process::worker(&database.url(), &provider.url(), &ANYWHERE);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &ANYWHERE);
     let address = address(&worker).await;
     let pauses = "sms_outbox_pauses";
     let text = wait_for_value(&address, pauses, &["scope=\"account\""], 1.0).await;
@@ -341,7 +341,7 @@ async fn an_address_that_is_taken_is_said_and_ends_the_worker() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
     let mut worker = Process::worker(
-        &database.url(),
+        &database.worker_url(),
         "http://127.0.0.1:9",
         &["--metrics-address", &address],
     );

@@ -241,7 +241,7 @@ async fn an_unreleased_schema_is_refused_before_anything_is_changed_and_all_of_i
         matches!(by_migrate, MigrationError::Unreleased),
         "{by_migrate:?}"
     );
-    let by_worker = Worker::start(&database, &provider, &[])
+    let by_worker = Worker::start_at(&database.url(), &provider.url(), &[])
         .ended()
         .await
         .expect_err("its names differ");

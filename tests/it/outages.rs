@@ -79,7 +79,7 @@ async fn sessions_that_are_killed_under_load_cost_no_message_and_double_none() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let provider = guarded();
-    let worker = Process::worker(&database.url(), &provider.url(), &SHORT_LEASE);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &SHORT_LEASE);
     let mut all = Vec::new();
     for round in 1..=10 {
         all.extend(insert_many(pool, 60, &[]).await);

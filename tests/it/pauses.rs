@@ -32,7 +32,7 @@ async fn an_account_whose_api_is_switched_off_costs_few_requests_and_no_attempt(
     let switched_off = |_: &Request| Reply::code(401, 401);
     let provider = FakeProvider::scripted(switched_off);
     let ids = insert_many(pool, 200, &[]).await;
-    let worker = Process::worker(&database.url(), &provider.url(), &[]);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &[]);
     provider
         .wait("the account was probed twice", |all| {
             probes(all, BALANCE) >= 2

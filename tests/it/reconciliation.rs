@@ -69,7 +69,7 @@ async fn an_uncertain_job_is_sent_once_the_one_order_that_fits_is_found() {
     sandbox.handle().set_faults([lost("lost")]);
     // To the same numbers, and answered: their orders are ours already. One page of the reports has thirty.
     let answered = insert_many(pool, 40, &[]).await;
-    let worker = Worker::start_at(&database.url(), &sandbox.base_url(), &FLAGS);
+    let worker = Worker::start_at(&database.worker_url(), &sandbox.base_url(), &FLAGS);
     wait_for_statuses(pool, &answered, "sent").await;
     let uncertain = insert_many(pool, 3, &[("body", "'lost ' || n")]).await;
     let found = wait_for_statuses(pool, &uncertain, "sent").await;
@@ -119,7 +119,7 @@ async fn a_job_that_was_proved_sent_by_its_repeat_gets_its_order() {
         .set_faults([Fault::next(1, FaultKind::AcceptDrop)]);
     let flags = [&FLAGS[..], &["--guard-window", "5m"]].concat();
     let id = insert(pool, &[]).await;
-    let worker = Worker::start_at(&database.url(), &sandbox.base_url(), &flags);
+    let worker = Worker::start_at(&database.worker_url(), &sandbox.base_url(), &flags);
     let sent = wait_for_job(pool, id, "its order is known", |job| job.order_id.is_some()).await;
     worker.stop().await;
     assert!(sent.duplicate && sent.duplicate_of.is_none(), "{sent:?}");
@@ -137,7 +137,7 @@ async fn what_is_in_no_report_stays_uncertain_and_says_so() {
         .handle()
         .set_faults([Fault::always(FaultKind::Drop)]);
     let id = insert(pool, &[]).await;
-    let worker = Worker::start_at(&database.url(), &sandbox.base_url(), &FLAGS);
+    let worker = Worker::start_at(&database.worker_url(), &sandbox.base_url(), &FLAGS);
     wait_for_outcome(pool, id, "none").await;
     worker.stop().await;
     assert_eq!(job(pool, id).await.status, "uncertain");
@@ -159,7 +159,7 @@ async fn where_several_orders_fit_a_person_is_shown_them_and_decides() {
     // Same sender, same number, same time, and the reports show no text.
     let number = ("recipients", "ARRAY['905321234567']");
     let both = insert_many(pool, 2, &[number, ("body", "'which ' || n")]).await;
-    let worker = Worker::start_at(&database.url(), &sandbox.base_url(), &FLAGS);
+    let worker = Worker::start_at(&database.worker_url(), &sandbox.base_url(), &FLAGS);
     for id in &both {
         wait_for_outcome(pool, *id, "several").await;
         assert_eq!(job(pool, *id).await.status, "uncertain");

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sms_outbox::embedded::{self, Options, PrivatePostgres, Sources};
-use sms_outbox::outbox::{Change, ConnectOptions, Cursors, Outbox, OutboxError, Slots, Watcher};
+use sms_outbox::outbox::{
+    Change, ConnectOptions, Cursors, Grant, Outbox, OutboxError, RoleKind, Slots, Watcher,
+};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -231,7 +233,7 @@ async fn behind_a_pooler_each_claim_looks_for_itself() {
 async fn a_copy_of_the_database_sends_nothing_to_anyone() {
     let database = TestDatabase::create().await;
     let provider = FakeProvider::start();
-    let worker = Process::worker(&database.url(), &provider.url(), &[]);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &[]);
     wait_until_pinned(database.pool()).await;
     worker.stop().await;
     let id = insert(database.pool(), &[]).await;
@@ -354,7 +356,7 @@ async fn what_was_due_may_become_uncertain_before_anything_is_sent() {
     )
     .await;
     let provider = FakeProvider::start();
-    let worker = Process::worker(&database.url(), &provider.url(), &[]);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &[]);
     worker.wait_for_line(NOTHING_IS_SENT).await;
 
     let last_alive: String = sqlx::query_scalar(
@@ -417,15 +419,14 @@ async fn where_the_server_tells_nothing_of_itself_workers_work_and_doctor_warns(
         return;
     }
     let role = format!("{}_role", database.name());
-    execute(
-        pool,
-        format!(
-            "CREATE ROLE {role};
-             GRANT USAGE ON SCHEMA sms_outbox TO {role};
-             GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA sms_outbox TO {role};"
-        ),
-    )
-    .await;
+    execute(pool, format!("CREATE ROLE {role}")).await;
+    let grant = Grant {
+        kind: RoleKind::Worker,
+        role: role.clone(),
+        most_urgent: None,
+    };
+    let granted = Outbox::new(pool.clone()).grant(&grant).await;
+    granted.expect("the owner, and a role that is there");
     let url = format!("{}?options[role]={role}", database.url());
     let provider = FakeProvider::start();
     for (refused, level) in [

@@ -17,7 +17,7 @@ async fn refused_connections_are_retried_until_someone_listens() {
     let address = nowhere();
     let ids = insert_many(database.pool(), 3, &[("max_attempts", "1000")]).await;
     let worker = Worker::start_at(
-        &database.url(),
+        &database.worker_url(),
         &format!("http://{address}"),
         &["--backoff-cap", "50ms"],
     );
@@ -43,7 +43,7 @@ async fn attempts_that_never_left_are_used_up_one_by_one_and_then_it_failed() {
     let database = TestDatabase::create().await;
     let address = nowhere();
     let id = insert(database.pool(), &[("max_attempts", "4")]).await;
-    let worker = Worker::start_at(&database.url(), &format!("http://{address}"), &[]);
+    let worker = Worker::start_at(&database.worker_url(), &format!("http://{address}"), &[]);
     let job = wait_for_status(database.pool(), id, "failed").await;
     worker.stop().await;
     assert_eq!(
@@ -86,7 +86,7 @@ async fn a_retry_is_due_within_the_ceiling_of_its_backoff() {
     let address = nowhere();
     let ids = insert_many(database.pool(), 20, &[]).await;
     let worker = Worker::start_at(
-        &database.url(),
+        &database.worker_url(),
         &format!("http://{address}"),
         &["--backoff-base", "100s"],
     );

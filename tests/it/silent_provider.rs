@@ -58,7 +58,7 @@ async fn is_survived(way: &str, hung: Reply, said: &str) {
     let pool = database.pool();
     let ids = insert_many(pool, 20, &[]).await;
     let flags = ["--request-timeout", "1s", "--lease", "3s"];
-    let worker = Process::worker(&database.url(), &provider.url(), &flags);
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &flags);
     worker.wait_for_line(said).await;
     worker.wait_for_line("the provider is unhealthy").await;
     let longest = "SELECT coalesce(max(duration_ms), 0)::bigint FROM sms_outbox.attempts";

@@ -40,8 +40,11 @@ async fn a_signal_lets_what_is_in_flight_finish_and_leaves_the_rest_untouched() 
         let provider = FakeProvider::scripted(holding(&hold));
         // A worker grows its window by what succeeds: after these, all its permits are in use.
         let quick = insert_many(pool, 20, &[]).await;
-        let mut worker =
-            Process::worker(&database.url(), &provider.url(), &["--concurrency", "20"]);
+        let mut worker = Process::worker(
+            &database.worker_url(),
+            &provider.url(),
+            &["--concurrency", "20"],
+        );
         wait_for_statuses(pool, &quick, "sent").await;
         let held = insert_many(pool, 60, &[("body", "'held ' || n")]).await;
         provider.wait_for_orders(40).await;
@@ -75,7 +78,7 @@ async fn a_second_signal_stops_at_once_and_says_that_it_was_no_clean_end() {
     let hold = Hold::new();
     let provider = FakeProvider::scripted(holding(&hold));
     let held = insert(pool, &[("body", "'held'")]).await;
-    let mut worker = Process::worker(&database.url(), &provider.url(), &[]);
+    let mut worker = Process::worker(&database.worker_url(), &provider.url(), &[]);
     provider.wait_for_orders(1).await;
     worker.signal(Signal::SIGTERM);
     worker.wait_for_line("nothing new is claimed").await;
@@ -110,8 +113,11 @@ async fn an_idle_or_paused_worker_stops_at_once() {
     let provider = FakeProvider::scripted(|_| crate::support::provider::Reply::code(401, 401));
     for jobs in [0, 5] {
         insert_many(database.pool(), jobs, &[]).await;
-        let mut worker =
-            Process::worker(&database.url(), &provider.url(), &["--poll-interval", "1m"]);
+        let mut worker = Process::worker(
+            &database.worker_url(),
+            &provider.url(),
+            &["--poll-interval", "1m"],
+        );
         worker
             .wait_for_line(if jobs == 0 { "ready" } else { " paused; " })
             .await;

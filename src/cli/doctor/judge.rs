@@ -9,8 +9,8 @@ use crate::{
     lifecycle::ErrorClass,
     message::Sender,
     outbox::{
-        DatabaseIdentity, Missing, PauseRow, PgBouncer, Pooling, Promotions, QueueFacts,
-        SenderInUse, ServerFacts, confirmed_by,
+        DatabaseIdentity, Hindrances, PauseRow, PgBouncer, Pooling, Promotions, QueueFacts,
+        RoleKind, SenderInUse, ServerFacts, confirmed_by,
     },
     provider::ProbeError,
 };
@@ -47,7 +47,8 @@ pub(super) fn settings(config: &WorkerArgs, unknown: Vec<String>) -> Vec<Finding
     findings
 }
 
-pub(super) fn server(facts: &ServerFacts, needed: u32) -> Vec<Finding> {
+/// `needed`: how many connections whoever asks would take; `None`: the few of a command.
+pub(super) fn server(facts: &ServerFacts, needed: Option<u32>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let found = format!(
         "PostgreSQL {}, database {:?} as role {}",
@@ -81,6 +82,9 @@ pub(super) fn server(facts: &ServerFacts, needed: u32) -> Vec<Finding> {
     findings.push(durability(facts));
     findings.extend(server_log(facts));
 
+    let Some(needed) = needed else {
+        return findings;
+    };
     let free = (facts.connections_allowed - facts.connections_used).max(0);
     let found = format!(
         "{free} of {} are free; a worker with these accounts takes up to {needed}",
@@ -293,24 +297,34 @@ pub(super) fn identity(found: &DatabaseIdentity) -> Finding {
     )
 }
 
-pub(super) fn privileges(missing: &[Missing], role: &str) -> Vec<Finding> {
-    if missing.is_empty() {
+/// Whether this role may do what its kind needs to, and sees all of what it works with.
+pub(super) fn privileges(found: &Hindrances) -> Vec<Finding> {
+    let check = "privileges";
+    let role = &found.role;
+    let lacks = found
+        .lacks
+        .iter()
+        .map(|lack| Finding::fault(check, format!("{role} lacks {lack}"), found.grants_it()));
+    let hidden = found.hidden.iter().map(|table| {
+        let said = format!("row level security shows {role} only a part of sms_outbox.{table}");
+        let advice = found.shows_it(table);
+        match found.kind {
+            // It may be meant: producers that share the table, and ask about their own jobs only.
+            RoleKind::Producer => Finding::warning(check, said, advice),
+            RoleKind::Worker | RoleKind::Operator | RoleKind::Support | RoleKind::Receiver => {
+                Finding::fault(check, said, advice)
+            }
+        }
+    });
+    let findings: Vec<Finding> = lacks.chain(hidden).collect();
+    if findings.is_empty() {
+        let kind = found.kind.with_article();
         return vec![Finding::ok(
-            "privileges",
-            format!("{role} may do what a worker must"),
+            check,
+            format!("{role} may do what {kind} needs to"),
         )];
     }
-    let finding = |missing: &Missing| {
-        Finding::fault(
-            "privileges",
-            format!("{role} lacks {} on {}", missing.privilege, missing.object),
-            format!(
-                "as the owner: GRANT {} ON {} TO {role}",
-                missing.privilege, missing.object
-            ),
-        )
-    };
-    missing.iter().map(finding).collect()
+    findings
 }
 
 pub(super) fn workers(connected: i64, facts: &QueueFacts, senders: &[SenderInUse]) -> Finding {

@@ -7,4 +7,5 @@ pub mod postgres;
 pub mod program;
 pub mod provider;
 pub mod proxy;
+pub mod roles;
 pub mod worker;

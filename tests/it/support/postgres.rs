@@ -19,13 +19,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use reqwest::Url;
 use sms_outbox::embedded::{self, Options, PrivatePostgres, Sources};
 use sms_outbox::guard_against_lost_writes;
-use sms_outbox::outbox::ConnectOptions;
+use sms_outbox::outbox::{ConnectOptions, RoleKind};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use testcontainers::core::{IntoContainerPort, WaitFor};
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 use tokio::sync::{OnceCell, oneshot};
+
+use super::roles;
 
 const PREFIX: &str = "sms_outbox_test_";
 const SERVER: &str = "SMS_OUTBOX_TEST_DATABASE_URL";
@@ -42,15 +44,21 @@ const CONNECTIONS: u16 = 300;
 pub struct TestDatabase {
     name: String,
     pool: PgPool,
+    /// Whether the roles of the tests may do what is theirs in it.
+    is_granted: bool,
 }
 
 impl TestDatabase {
-    /// A fresh database with the schema in it.
+    /// A fresh database with the schema in it, and with [`roles`].
     pub async fn create() -> Self {
-        Self::from_template("schema", async |url| {
-            migrate(&url).await;
+        static GRANTED: OnceCell<bool> = OnceCell::const_new();
+        let mut database = Self::from_template("schema", async |url| {
+            let granted = migrate(&url).await;
+            GRANTED.set(granted).expect("it is filled once");
         })
-        .await
+        .await;
+        database.is_granted = GRANTED.get() == Some(&true);
+        database
     }
 
     /// A fresh database with nothing in it.
@@ -89,18 +97,43 @@ impl TestDatabase {
             .max_connections(16)
             .connect_lazy(&server().url(&name))
             .expect("a URL that another connection was made with");
-        Self { name, pool }
+        Self {
+            name,
+            pool,
+            is_granted: false,
+        }
     }
 
     /// A copy of this database as it is, for which its pool is closed: a database in use cannot be copied.
     pub async fn copy(&self) -> Self {
         self.pool.close().await;
-        Self::copy_of(&self.name).await
+        let mut copy = Self::copy_of(&self.name).await;
+        copy.is_granted = self.is_granted;
+        copy
     }
 
     /// For whoever wants connections of their own: the program, another pool.
     pub fn url(&self) -> String {
         server().url(&self.name)
+    }
+
+    /// Whether there are roles of the tests that were granted what is theirs in it.
+    pub fn is_granted(&self) -> bool {
+        self.is_granted
+    }
+
+    /// For whoever is to be no more than a worker, an operator and so on.
+    pub fn url_as(&self, kind: RoleKind) -> String {
+        if self.is_granted {
+            roles::url_as(kind, &self.url())
+        } else {
+            self.url()
+        }
+    }
+
+    /// For workers.
+    pub fn worker_url(&self) -> String {
+        self.url_as(RoleKind::Worker)
     }
 
     /// The database's name, unique in the server.
@@ -225,10 +258,9 @@ impl TestServer {
     }
 }
 
-/// A copy of a database is not the pinned one, and nothing would be sent from it: the first worker of each
-/// test notes its own.
-/// Puts the schema into an empty database, and holds workers to their promises there.
-pub async fn migrate(url: &str) {
+/// Puts the schema into an empty database, and holds workers to their promises there; whether the roles of the tests could be
+/// made.
+pub async fn migrate(url: &str) -> bool {
     let migrated = ConnectOptions::new(url).migrate().await;
     migrated.expect("an empty database can be migrated");
     let mut connection = PgConnection::connect(url)
@@ -239,8 +271,10 @@ pub async fn migrate(url: &str) {
         .await;
     promised.expect("rules that fit the schema");
     connection.close().await.expect("it answered");
+    roles::grant_all(url).await
 }
 
+/// A copy of a database is not the pinned one, and nothing would be sent from it: the first worker of each test pins its own.
 async fn forget_the_installation(url: &str) {
     let mut connection = PgConnection::connect(url)
         .await

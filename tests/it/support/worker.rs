@@ -12,13 +12,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sms_outbox::config::WorkerArgs;
 use sms_outbox::daemon::{self, DaemonError, Ended, Stops};
-use sms_outbox::outbox::{Filter, JobRow, Outbox};
-use sqlx::{AssertSqlSafe, PgPool};
+use sms_outbox::outbox::{Filter, JobRow, Outbox, RoleKind};
+use sqlx::{AssertSqlSafe, PgPool, Row};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::postgres::TestDatabase;
 use super::provider::FakeProvider;
+use super::roles;
 
 /// Longer than anything takes on a busy machine, shorter than anyone's patience.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -79,7 +80,7 @@ pub struct Worker {
 
 impl Worker {
     pub fn start(database: &TestDatabase, provider: &FakeProvider, flags: &[&str]) -> Self {
-        Self::start_at(&database.url(), &provider.url(), flags)
+        Self::start_at(&database.worker_url(), &provider.url(), flags)
     }
 
     pub fn start_at(database_url: &str, provider_url: &str, flags: &[&str]) -> Self {
@@ -274,7 +275,7 @@ impl Drop for Process {
     }
 }
 
-/// Inserts a job as a producer does, in plain SQL. `columns` are names and SQL expressions; what they leave out is a
+/// Inserts a job as a producer does, in plain SQL, and as a producer's role unless a column is not a producer's. `columns` are names and SQL expressions; what they leave out is a
 /// transactional message from `BRAND` to one number with a text of its own.
 pub async fn insert(pool: &PgPool, columns: &[(&str, &str)]) -> Uuid {
     insert_many(pool, 1, columns).await[0]
@@ -298,10 +299,29 @@ pub async fn insert_many(pool: &PgPool, count: usize, columns: &[(&str, &str)]) 
         names.join(", "),
         expressions.join(", ")
     );
-    sqlx::query_scalar(AssertSqlSafe(sql.clone()))
+    let is_a_producers = RoleKind::Producer.rights().iter().any(|right| {
+        right.privileges == ["INSERT"]
+            && right
+                .columns
+                .is_some_and(|may| names.iter().all(|name| may.contains(name)))
+    });
+    // Where there is that role, and the schema was granted to it. In one message, which is one transaction.
+    let role = format!(
+        "DO $$ BEGIN
+             PERFORM set_config('role', rolname, true) FROM pg_roles
+             WHERE rolname = '{}' AND has_schema_privilege(oid, 'sms_outbox', 'USAGE');
+         END $$;",
+        roles::of(RoleKind::Producer)
+    );
+    let sql = if is_a_producers { role + &sql } else { sql };
+    let inserted = sqlx::raw_sql(AssertSqlSafe(sql.clone()))
         .fetch_all(pool)
-        .await
+        .await;
+    inserted
         .unwrap_or_else(|error| panic!("{sql}: {error}"))
+        .iter()
+        .map(|row| row.get(0))
+        .collect()
 }
 
 /// Runs a statement that has to succeed.
