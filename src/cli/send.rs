@@ -355,6 +355,16 @@ fn ready(args: &SendArgs, draft: &Draft, now: DateTime<Utc>) -> anyhow::Result<R
         )
         .into());
     }
+    if args
+        .provider_send_at
+        .zip(expires_at)
+        .is_some_and(|(at, expires)| at >= expires)
+    {
+        return Err(Misconfigured(
+            "the provider would send it when it has expired: put --provider-send-at earlier, or the expiry later".to_owned(),
+        )
+        .into());
+    }
     let metadata = args
         .metadata
         .as_deref()

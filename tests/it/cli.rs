@@ -286,6 +286,25 @@ async fn a_message_that_could_not_be_sent_is_not_put_into_the_outbox() {
         .said();
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("expire before it is due"), "{said}");
+    let (code, said) = shell
+        .run(&[
+            "send",
+            "--sender",
+            "BRAND",
+            "--to",
+            "05321234567",
+            "--text",
+            "hi",
+            "--transactional",
+            "--expires-in",
+            "1m",
+            "--provider-send-at",
+            "2999-01-01T00:00:00Z",
+        ])
+        .await
+        .said();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("when it has expired"), "{said}");
 }
 
 #[tokio::test]
@@ -1309,7 +1328,7 @@ async fn every_row_that_can_be_inserted_can_be_shown() {
     for metadata in [
         "'{\"n\": 1e400}'",
         "'{\"n\": -123456789012345678901234567890.5}'",
-        "(repeat('[', 10000) || repeat(']', 10000))::jsonb",
+        "(repeat('[', 7000) || repeat(']', 7000))::jsonb",
         "'null'",
         "'\"text\"'",
     ] {
