@@ -274,8 +274,7 @@ COMMENT ON CONSTRAINT jobs_sender_required ON DOMAIN sms_outbox.job_rules IS 'Ev
 COMMENT ON CONSTRAINT jobs_sender_has_1_to_11_characters ON DOMAIN sms_outbox.job_rules IS
     'A sender is 1 to 11 characters long; the provider approves no longer ones.';
 COMMENT ON CONSTRAINT jobs_sender_is_printable_ascii_and_not_blank ON DOMAIN sms_outbox.job_rules IS
-    'A sender consists of Latin letters without accents, digits, spaces and ASCII punctuation, and not of spaces alone; the '
-    'provider approves no others.';
+    'A sender consists of what ASCII can print, and not of spaces alone; the provider approves no others.';
 COMMENT ON CONSTRAINT jobs_recipients_required ON DOMAIN sms_outbox.job_rules IS 'Every message goes to somebody.';
 COMMENT ON CONSTRAINT jobs_recipients_has_1_to_50000_numbers ON DOMAIN sms_outbox.job_rules IS
     'A message goes to 1 to 50,000 numbers, which is what the provider takes at once; enqueue_bulk cuts longer lists.';

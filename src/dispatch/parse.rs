@@ -210,7 +210,7 @@ mod tests {
             ParsedJob::parse("default", &claim(text, None, None), ForeignNumbers::Refused)
                 .unwrap_or_else(|unsendable| panic!("{}", unsendable.failure.message))
         };
-        // 300 letters of two parts, in a form that would count as ten.
+        // Two parts, in a form that would count as ten.
         let decomposed = "s\u{327}".repeat(300);
         let (one, other) = (parse(&decomposed), parse(&"ş".repeat(300)));
         assert_eq!(one.body, other.body);
