@@ -71,7 +71,7 @@ impl fmt::Display for Lack {
     }
 }
 
-/// What keeps a role from the work of its kind.
+/// What keeps a role from the work of its kind, and what goes beyond it.
 #[derive(Clone, Debug)]
 pub struct Hindrances {
     /// What it is for.
@@ -80,12 +80,14 @@ pub struct Hindrances {
     pub role: String,
     /// What was not granted to it.
     pub lacks: Vec<Lack>,
+    /// What it can do and should not, as in `INSERT`: by the whole of `sms_outbox.jobs`, and not by columns.
+    pub too_much: Vec<String>,
     /// Tables that it works with, and of which row level security shows it only a part.
     pub hidden: Vec<String>,
 }
 
 impl Hindrances {
-    /// Whether there are none.
+    /// Whether nothing keeps it from its work.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lacks.is_empty() && self.hidden.is_empty()
@@ -98,6 +100,17 @@ impl Hindrances {
             "as the owner of the schema: sms-outbox grant {} {}",
             self.kind.name(),
             self.role
+        )
+    }
+
+    /// What is to be done about what it should not have.
+    #[must_use]
+    pub fn takes_it(&self) -> String {
+        format!(
+            "as the owner of the schema: REVOKE {} ON sms_outbox.jobs FROM {role}, then sms-outbox grant {} {role}",
+            self.too_much.join(", "),
+            self.kind.name(),
+            role = self.role
         )
     }
 
@@ -238,13 +251,23 @@ impl Outbox {
             let (role, mut hidden): (String, Vec<String>) =
                 sqlx::query_as(include_str!("grants/this_role.sql"))
                     .persistent(false)
-                    .fetch_one(connection)
+                    .fetch_one(&mut *connection)
                     .await?;
+            let mut too_much = Vec::new();
+            for right in kind.too_much() {
+                let is_lacking = !lacking(connection, std::slice::from_ref(right), None)
+                    .await?
+                    .is_empty();
+                if !is_lacking {
+                    too_much.push(right.privilege());
+                }
+            }
             hidden.retain(|table| rights.iter().any(|right| right.name == table));
             Ok(Hindrances {
                 kind,
                 role,
                 lacks,
+                too_much,
                 hidden,
             })
         })

@@ -438,6 +438,29 @@ async fn a_worker_that_lacks_a_right_or_sees_only_a_part_does_not_start() {
     role.drop().await;
 }
 
+#[tokio::test]
+async fn doctor_tells_a_producer_that_was_granted_the_table_and_not_its_columns() {
+    let database = TestDatabase::create().await;
+    let Some(role) = Role::make(&database, "whole").await else {
+        return;
+    };
+    let doctor = Shell::without_database().with("DATABASE_URL", role.url(&database));
+    role.is_granted(&database, RoleKind::Producer).await;
+    let (_, said) = doctor.run(&["doctor", "--as", "producer"]).await.said();
+    assert!(!said.contains("has more than"), "{said}");
+    role.about("GRANT SELECT, INSERT ON sms_outbox.jobs TO $role")
+        .await;
+    let (code, said) = doctor.run(&["doctor", "--as", "producer"]).await.said();
+    assert_eq!(code, Some(0), "it works: {said}");
+    for part in [
+        "has more than a producer needs: SELECT and INSERT by the whole row",
+        "REVOKE SELECT, INSERT ON sms_outbox.jobs FROM",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    role.drop().await;
+}
+
 const URGENT: &str = "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, priority)
     VALUES ('BRAND', '{905321234567}', 'a text', false, 1)";
 

@@ -316,7 +316,19 @@ pub(super) fn privileges(found: &Hindrances) -> Vec<Finding> {
             }
         }
     });
-    let findings: Vec<Finding> = lacks.chain(hidden).collect();
+    let too_much = (!found.too_much.is_empty()).then(|| {
+        Finding::warning(
+            check,
+            format!(
+                "{role} has more than {} needs: {} by the whole row, so it can read numbers and texts, or write what is a \
+                 worker's",
+                found.kind.with_article(),
+                listed(&found.too_much)
+            ),
+            found.takes_it(),
+        )
+    });
+    let findings: Vec<Finding> = lacks.chain(hidden).chain(too_much).collect();
     if findings.is_empty() {
         let kind = found.kind.with_article();
         return vec![Finding::ok(

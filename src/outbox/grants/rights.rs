@@ -73,6 +73,14 @@ impl RoleKind {
             .collect()
     }
 
+    /// What a role of this kind should not have: whoever has it got the whole table instead of columns.
+    pub(super) const fn too_much(self) -> &'static [Right] {
+        match self {
+            Self::Producer => TOO_MUCH_FOR_A_PRODUCER,
+            Self::Worker | Self::Operator | Self::Support | Self::Receiver => &[],
+        }
+    }
+
     /// By which a role is known to be of this kind already, so that `migrate` gives it the rest. Whatever lets it read or write
     /// what matters most is among them: whoever was granted less on purpose is given nothing. Empty: nothing tells it from
     /// another kind.
@@ -224,6 +232,12 @@ const PRODUCER: &[Right] = &[
     function("enqueue_bulk"),
 ];
 
+const TOO_MUCH_FOR_A_PRODUCER: &[Right] = &[
+    columns("jobs", "SELECT", &["recipients", "body"]),
+    columns("jobs", "INSERT", &["status", "token", "lease_until"]),
+    columns("jobs", "UPDATE", &["status"]),
+];
+
 const PRODUCER_MARKS: &[Right] = &[
     columns("jobs", "INSERT", &["sender", "recipients", "body", "iys"]),
     columns("jobs", "SELECT", &["id", "status"]),
@@ -337,6 +351,11 @@ const RECEIVER: &[Right] = &[columns(
 )];
 
 impl Right {
+    /// As in `SELECT` of `SELECT (recipients, body)`.
+    pub(super) fn privilege(&self) -> String {
+        self.privileges.join(", ")
+    }
+
     /// Whether it is about a table or a view.
     #[must_use]
     pub fn is_about_a_table(&self) -> bool {
