@@ -20,13 +20,24 @@ use crate::{
     daemon::{self, DaemonError, Ended, Stops},
     embedded::{self, EmbeddedError, Sources},
     message::MessageError,
-    outbox::{ConnectOptions, MigrationError, OutboxError, PgBouncer},
+    outbox::{
+        ConnectOptions, Grant, GrantError, MigrationError, Outbox, OutboxError, PgBouncer, RoleKind,
+    },
     producer::{EnqueueError, guard_against_lost_writes},
     sandbox::{Sandbox, SandboxConfig, SandboxError},
 };
 
 /// If a job is not at its end by then, something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The application and the worker have no more rights than in production. Neither role can log in: the server's own takes
+/// them on.
+const SHOP: &str = "shop";
+const WORKER: &str = "sms_worker";
+
+fn url_as(role: &str, url: &str) -> String {
+    format!("{url}?options[role]={role}")
+}
 
 /// Why the demo could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +48,9 @@ pub enum DemoError {
     /// No schema.
     #[error("creating the schema")]
     Migrate(#[from] MigrationError),
+    /// The worker or the application may not do what it needs to.
+    #[error("granting")]
+    Grant(#[from] GrantError),
     /// No provider.
     #[error("starting the sandbox")]
     Sandbox(#[from] SandboxError),
@@ -105,6 +119,20 @@ async fn play(
         &format!("schema sms_outbox at version {version}"),
         started,
     );
+    let owner = connect.connect().await?;
+    owner
+        .pool()
+        .execute(include_str!("demo/application.sql"))
+        .await?;
+    for (kind, role) in [(RoleKind::Producer, SHOP), (RoleKind::Worker, WORKER)] {
+        let role = role.to_owned();
+        let grant = Grant {
+            kind,
+            role,
+            most_urgent: None,
+        };
+        owner.grant(&grant).await?;
+    }
 
     let sandbox = Sandbox::start(scenes::sandbox()).await?;
     show::part(
@@ -117,7 +145,7 @@ async fn play(
         gently: CancellationToken::new(),
         at_once: stops.at_once.clone(),
     };
-    let config = worker(url, &sandbox.base_url());
+    let config = worker(&url_as(WORKER, url), &sandbox.base_url());
     let secrets = credentials();
     let worker = tokio::spawn({
         let stops = worker_stops.clone();
@@ -131,11 +159,10 @@ async fn play(
 
     let pool = guard_against_lost_writes(sqlx::postgres::PgPoolOptions::new())
         .max_connections(4)
-        .connect(url)
+        .connect(&url_as(SHOP, url))
         .await?;
-    pool.execute(include_str!("demo/application.sql")).await?;
     let outcome = tokio::select! {
-        outcome = perform(&pool, &sandbox, started) => outcome,
+        outcome = perform(&pool, &owner, &sandbox, started) => outcome,
         () = stops.gently.cancelled() => Ok(false),
     };
     if let Ok(well) = outcome
@@ -152,6 +179,7 @@ async fn play(
     }
 
     pool.close().await;
+    owner.pool().close().await;
     worker_stops.gently.cancel();
     let ended = match worker.await {
         Ok(ended) => ended?,
@@ -168,13 +196,17 @@ async fn play(
 }
 
 /// Writes the messages, shows their ways, and says whether each came to its intended end.
-async fn perform(pool: &PgPool, sandbox: &Sandbox, started: Instant) -> Result<bool, DemoError> {
+async fn perform(
+    pool: &PgPool,
+    outbox: &Outbox,
+    sandbox: &Sandbox,
+    started: Instant,
+) -> Result<bool, DemoError> {
     show::headline("What happens to each message");
     let mut cast = scenes::write(pool).await?;
-    let outbox = crate::outbox::Outbox::new(pool.clone());
     let patience = tokio::time::Instant::now() + PATIENCE;
     loop {
-        let news = scenes::look(&outbox, &mut cast).await?;
+        let news = scenes::look(outbox, &mut cast).await?;
         for line in news {
             show::news(&line, started);
         }
