@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use sms_outbox::failpoints::Point;
+use sms_outbox::outbox::RoleKind;
 
 use super::dice::Dice;
+use super::support::roles;
 use super::support::worker::Process;
 
 /// Those that not every second brings: until one has been seen, every worker dies at the first.
@@ -35,7 +37,8 @@ impl Orders {
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         let variant = self.variant.map(|name| ("SMS_OUTBOX_WRONG_VARIANT", name));
         let environment: Vec<(&str, &str)> = environment.iter().copied().chain(variant).collect();
-        Process::worker_with(&self.database_url, &self.provider_url, &flags, &environment)
+        let url = roles::url_as(RoleKind::Worker, &self.database_url);
+        Process::worker_with(&url, &self.provider_url, &flags, &environment)
     }
 }
 

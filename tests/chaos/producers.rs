@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sms_outbox::outbox::{Filter, Outbox};
+use sms_outbox::outbox::{Filter, Outbox, RoleKind};
 use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::plan::Message;
+use super::support::roles;
 use super::world::SENDER;
 
 /// What a producer knows of its transaction.
@@ -45,7 +46,9 @@ pub async fn produce(
         tokio::time::sleep_until((began + message.at).into()).await;
         let told = loop {
             if connection.is_none() {
-                connection = PgConnection::connect(&url).await.ok();
+                connection = PgConnection::connect(&roles::url_as(RoleKind::Producer, &url))
+                    .await
+                    .ok();
             }
             let written = match &mut connection {
                 Some(open) => {

@@ -23,7 +23,7 @@ const WITNESS: &str = "
     CREATE TABLE witness.moves (
         n bigint GENERATED ALWAYS AS IDENTITY, job uuid NOT NULL, was text NOT NULL, status text NOT NULL,
         token integer NOT NULL, lease_until timestamptz, at timestamptz NOT NULL DEFAULT clock_timestamp());
-    CREATE FUNCTION witness.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    CREATE FUNCTION witness.see() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
         INSERT INTO witness.moves (job, was, status, token, lease_until)
         VALUES (new.id, old.status, new.status, new.token, old.lease_until);
         RETURN NULL;
