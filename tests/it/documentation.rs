@@ -129,63 +129,6 @@ async fn every_statement_in_the_pages_runs_as_the_role_that_it_is_for() {
     assert!(ran > 20, "only {ran} blocks were found");
 }
 
-/// A producer can do what the page says, and no more.
-#[tokio::test]
-async fn what_is_granted_to_producers_suffices_and_gives_nothing_away() {
-    let database = TestDatabase::create().await;
-    if !database.is_granted() {
-        eprintln!("left out: making roles in this server is not ours to do");
-        return;
-    }
-    let mut connection = database.pool().begin().await.expect("a fresh database");
-    let role = format!("SET LOCAL ROLE {}", roles::of(RoleKind::Producer));
-    run(&mut connection, role).await.expect("a role of ours");
-
-    let insert = "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, idempotency_key) \
-                  VALUES ('YOURBRAND', '{0532 123 45 67}', 'Hello', false, 'a-key')";
-    for (may, sql) in [
-        (true, format!("{insert} RETURNING id")),
-        (
-            true,
-            format!("{insert} ON CONFLICT (account, idempotency_key) DO NOTHING RETURNING id"),
-        ),
-        (
-            true,
-            "SELECT id, status, order_id, error_class FROM sms_outbox.jobs \
-             WHERE account = 'default' AND idempotency_key = 'a-key'"
-                .to_owned(),
-        ),
-        (
-            true,
-            "SELECT sms_outbox.enqueue_bulk('YOURBRAND', '{05321234567}', 'Hello', false)".to_owned(),
-        ),
-        (
-            true,
-            "SELECT sms_outbox.normalize_number('0532 123 45 67')".to_owned(),
-        ),
-        (
-            false,
-            "INSERT INTO sms_outbox.jobs (sender, recipients, body, iys, status, sent_at, finished_at) \
-             VALUES ('YOURBRAND', '{05321234567}', 'Hello', false, 'sent', now(), now())"
-                .to_owned(),
-        ),
-        (false, "SELECT body FROM sms_outbox.jobs".to_owned()),
-        (false, "SELECT recipients FROM sms_outbox.jobs".to_owned()),
-        (false, "UPDATE sms_outbox.jobs SET status = status".to_owned()),
-        (false, "DELETE FROM sms_outbox.jobs".to_owned()),
-        (false, "SELECT sms_outbox.prune(now())".to_owned()),
-    ] {
-        run(&mut connection, "SAVEPOINT before".to_owned()).await.expect("an open transaction");
-        let result = run(&mut connection, sql.clone()).await;
-        assert_eq!(result.is_ok(), may, "{sql}: {result:?}");
-        if result.is_err() {
-            run(&mut connection, "ROLLBACK TO before".to_owned()).await.expect("a savepoint");
-        }
-    }
-    let job = sms_outbox::find_job_by_key(&mut *connection, "default", "a-key").await;
-    assert!(job.expect("granted").is_some());
-}
-
 #[tokio::test]
 async fn every_constraint_that_the_pages_name_exists() {
     let database = TestDatabase::create().await;
