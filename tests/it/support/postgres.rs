@@ -2,7 +2,8 @@
 //!
 //! The server is, in this order:
 //! 1. the one that `SMS_OUTBOX_TEST_DATABASE_URL` names: its role needs `CREATEDB`, and the tests touch only databases whose
-//!    names begin with `sms_outbox_test_`;
+//!    names begin with `sms_outbox_test_`; for a superuser they make five roles of such names as well, which cannot log in, and
+//!    stay;
 //! 2. a private one, from programs that were found on this machine or fetched;
 //! 3. a container, where Docker runs (`SMS_OUTBOX_TEST_POSTGRES_IMAGE`, by default `postgres:17`).
 //!
