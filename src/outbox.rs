@@ -201,7 +201,7 @@ impl Outbox {
         let most = match said {
             Said::InTheWay => 5,
             // Each connection in the pool may have prepared it.
-            Said::StalePlan => self.ways.pool().size() + 2,
+            Said::StalePlan => self.ways.pool().options().get_max_connections() + 1,
             Said::WrongSession => 2,
             Said::BrokenSession | Said::TheCall => 1,
         };
