@@ -173,7 +173,11 @@ impl Outbox {
                 }
             }
         };
-        let Ok(result) = tokio::time::timeout(self.deadline, done).await else {
+        let answered = tokio::select! {
+            answered = tokio::time::timeout(self.deadline, done) => answered.ok(),
+            () = self.ways.moved() => None,
+        };
+        let Some(result) = answered else {
             self.ways.suspect();
             return given_up(too_late());
         };

@@ -117,6 +117,14 @@ impl Ways {
         }
     }
 
+    /// Ends when another server of the address is used than now: an answer of this one need not be waited for.
+    pub(super) async fn moved(&self) {
+        match &self.servers {
+            Some(servers) => servers.moved(&self.own, &self.shared).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// A connection, and whether it may lose its server process between two statements.
     pub(super) async fn acquire(&self) -> Result<(PoolConnection<Postgres>, bool), sqlx::Error> {
         let Some(servers) = &self.servers else {
@@ -125,7 +133,7 @@ impl Ways {
         servers.settle(&self.own, &self.shared).await;
         tokio::select! {
             acquired = self.acquire_here() => return acquired,
-            () = servers.moved(&self.own, &self.shared) => {}
+            () = self.moved() => {}
         }
         self.acquire_here().await
     }

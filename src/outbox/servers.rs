@@ -16,7 +16,7 @@ use sqlx::{ConnectOptions as _, Connection, Executor, PgPool, Row, postgres::PgC
 const PATIENCE: Duration = Duration::from_secs(3);
 /// What has just been asked is not asked again.
 const FRESH: Duration = Duration::from_millis(500);
-/// After so long without a connection it is asked whether another server has become the one.
+/// After so long without a connection or an answer it is asked whether another server has become the one.
 const SUSPICIOUS: Duration = Duration::from_secs(1);
 
 /// The servers, and which of them is used.
@@ -63,48 +63,47 @@ impl Servers {
         }
     }
 
-    /// While a connection is waited for. All may be in use; or the pool tries a server that is gone, until its own limit. Ends
-    /// when it is to be asked for anew, because another server is used now.
+    /// While a connection, or an answer, is waited for that may never come. Ends when it is to be asked for anew, because another
+    /// server is used now.
     pub(super) async fn moved(&self, own: &PgPool, shared: &PgPool) {
-        tokio::time::sleep(SUSPICIOUS).await;
-        if !self.choose(own, shared).await {
-            std::future::pending::<()>().await;
+        let before = self.used.load(Ordering::Acquire);
+        loop {
+            tokio::time::sleep(SUSPICIOUS).await;
+            self.choose(own, shared).await;
+            if self.used.load(Ordering::Acquire) != before {
+                return;
+            }
         }
     }
 
-    /// Asks each of them; new connections lead to the one that accepts writes. `true`: that is another one than before.
-    async fn choose(&self, own: &PgPool, shared: &PgPool) -> bool {
-        let before = self.used.load(Ordering::Acquire);
+    /// Asks each of them; new connections lead to the one that accepts writes.
+    async fn choose(&self, own: &PgPool, shared: &PgPool) {
         let mut asked = self.asked.lock().await;
-        let mut chosen = self.used.load(Ordering::Acquire);
-        if asked.is_none_or(|asked| asked.elapsed() >= FRESH) {
-            let found = writable(&self.shared).await;
-            *asked = Some(Instant::now());
-            let Some(found) = found else {
-                // It stays with the last one, whose errors say the most.
-                return false;
-            };
-            self.is_suspected.store(false, Ordering::Release);
-            if found != chosen {
-                chosen = found;
-                self.used.store(found, Ordering::Release);
-                let server = &self.shared[found];
-                tracing::info!(
-                    server = format!("{}:{}", server.get_host(), server.get_port()),
-                    "another server of DATABASE_URL accepts writes, and is used"
-                );
-            }
-            own.set_connect_options(self.own[found].clone());
-            shared.set_connect_options(self.shared[found].clone());
+        if asked.is_some_and(|asked| asked.elapsed() < FRESH) {
+            return;
         }
-        if chosen != before {
-            for pool in [own, shared] {
-                while let Some(connection) = pool.try_acquire() {
-                    drop(connection.detach());
-                }
+        let found = writable(&self.shared).await;
+        *asked = Some(Instant::now());
+        let Some(found) = found else {
+            // It stays with the last one, whose errors say the most.
+            return;
+        };
+        self.is_suspected.store(false, Ordering::Release);
+        own.set_connect_options(self.own[found].clone());
+        shared.set_connect_options(self.shared[found].clone());
+        if self.used.swap(found, Ordering::AcqRel) == found {
+            return;
+        }
+        let server = &self.shared[found];
+        tracing::info!(
+            server = format!("{}:{}", server.get_host(), server.get_port()),
+            "another server of DATABASE_URL accepts writes, and is used"
+        );
+        for pool in [own, shared] {
+            while let Some(connection) = pool.try_acquire() {
+                drop(connection.detach());
             }
         }
-        chosen != before
     }
 }
 

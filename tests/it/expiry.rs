@@ -109,6 +109,9 @@ async fn a_retry_that_would_come_too_late_is_not_made() {
     worker.stop().await;
     assert_eq!(refused.error_class.as_deref(), Some("network"));
 
+    // A queue is for one provider.
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
     let provider = FakeProvider::scripted(|_| Reply::Hangup);
     let worker = Worker::start(&database, &provider, &["--settle-delay", "60s"]);
     let lost = loop {

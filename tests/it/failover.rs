@@ -10,7 +10,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::cli::Shell;
 use crate::restores::{NOTHING_IS_SENT, promote, wait_until_pinned};
-use crate::support::faults::server_of_its_own;
+use crate::support::faults::{Frozen, server_of_its_own};
 use crate::support::postgres::TestDatabase;
 use crate::support::provider::FakeProvider;
 use crate::support::worker::{Process, insert, wait_for_count, wait_for_status};
@@ -21,6 +21,13 @@ struct Pair {
     standby: PrivatePostgres,
     standby_url: String,
     url: String,
+}
+
+/// What becomes of the primary.
+#[derive(Clone, Copy)]
+enum End {
+    Dies,
+    FallsSilent,
 }
 
 fn run(program: &str, arguments: &[&Path]) {
@@ -69,8 +76,8 @@ impl Pair {
         }
     }
 
-    /// The standby has everything, the primary dies, and the standby takes its place.
-    async fn fail_over(&mut self) -> PgPool {
+    /// The standby has everything, the primary dies or falls silent, and the standby takes its place.
+    async fn fail_over(&mut self, end: End) -> (PgPool, Option<Frozen>) {
         let mut old = PgConnection::connect(&self.primary.admin_url())
             .await
             .expect("the primary");
@@ -83,18 +90,38 @@ impl Pair {
             .expect("the standby");
         let received = format!("SELECT (pg_last_wal_replay_lsn() >= '{written}')::int::bigint");
         wait_for_count(&pool, &received, |all| all == 1).await;
-        self.primary.crash().await.expect("our own server");
+        let frozen = match end {
+            End::Dies => {
+                self.primary.crash().await.expect("our own server");
+                None
+            }
+            End::FallsSilent => {
+                let asking = PgPool::connect(&self.primary.admin_url())
+                    .await
+                    .expect("the primary");
+                Some(Frozen::server(&self.primary, &asking).await)
+            }
+        };
         let promoted: bool = sqlx::query_scalar("SELECT pg_promote()")
             .fetch_one(&pool)
             .await
             .expect("the standby");
         assert!(promoted);
-        pool
+        (pool, frozen)
     }
 }
 
 #[tokio::test]
 async fn of_several_servers_the_one_that_accepts_writes_is_used_and_found_again_after_a_failover() {
+    follows_the_primary(End::Dies).await;
+}
+
+#[tokio::test]
+async fn a_primary_that_has_fallen_silent_is_left_for_the_one_that_was_promoted() {
+    follows_the_primary(End::FallsSilent).await;
+}
+
+async fn follows_the_primary(end: End) {
     let mut pair = Pair::start().await;
     let shell = Shell::without_database().with("DATABASE_URL", &pair.url);
     let said = shell.run(&["migrate"]).await.done();
@@ -112,7 +139,7 @@ async fn of_several_servers_the_one_that_accepts_writes_is_used_and_found_again_
     wait_for_status(&pool, before, "sent").await;
     pool.close().await;
 
-    let pool = pair.fail_over().await;
+    let (pool, frozen) = pair.fail_over(end).await;
     let promoted = Instant::now();
     let after = insert(&pool, &[]).await;
     wait_for_status(&pool, after, "sent").await;
@@ -125,6 +152,7 @@ async fn of_several_servers_the_one_that_accepts_writes_is_used_and_found_again_
     worker.stop().await;
     pool.close().await;
     assert_eq!(provider.orders().len(), 2);
+    drop(frozen);
     pair.standby.stop().await.expect("it stops in order");
 }
 

@@ -417,20 +417,17 @@ async fn an_acceptance_that_comes_after_the_lease_was_lost_makes_the_job_sent() 
 
 #[tokio::test]
 async fn a_refusal_that_comes_after_the_lease_was_lost_changes_nothing() {
-    let database = TestDatabase::create().await;
-    for (n, refusal) in [Reply::code(200, 452), Reply::code(401, 401), Reply::Hangup]
-        .into_iter()
-        .enumerate()
-    {
+    for refusal in [Reply::code(200, 452), Reply::code(401, 401), Reply::Hangup] {
+        // A queue is for one provider.
+        let database = TestDatabase::create().await;
         let hold = Hold::new();
         let held = hold.clone();
         let provider = FakeProvider::scripted(move |request| match request.path.as_str() {
             SEND => refusal.clone().held(&held),
             _ => healthy(request),
         });
-        let account = format!("'a{n}'");
-        let id = insert(database.pool(), &[("account", &account)]).await;
-        let flags = ["--settle-delay", "60s", "--accounts", &account[1..3]];
+        let id = insert(database.pool(), &[]).await;
+        let flags = ["--settle-delay", "60s"];
         let worker = lose_the_lease(&database, &provider, id, &flags).await;
         let before = job(database.pool(), id).await;
         hold.release();
