@@ -9,6 +9,7 @@ use super::{
     BenchError, Figures, LOOK_AGAIN, Measured, Outcome, PATIENCE, Progress, Scenario, Sizes,
     Subject, bare_loop, figures::as_f64, processes::Process, usage,
 };
+use crate::outbox::Outbox;
 
 pub(super) const RATE: &str = "jobs_per_s";
 pub(super) const LATE_RATE: &str = "last_quarter_jobs_per_s";
@@ -165,6 +166,11 @@ impl Drain<'_> {
         progress: &Progress,
     ) -> Result<Figures, BenchError> {
         let mut provider = stage.sandbox(self.latency, Keep::CountsOnly).await?;
+        if self.by == Drainer::Workers {
+            // Each round has a sandbox of its own, and a queue is for one provider.
+            let outbox = Outbox::new(self.database.pool().clone());
+            outbox.name_provider("bench", provider.origin()).await?;
+        }
         let before = self.database.wal().await?;
         let server_before = stage.server_cpu();
         let provider_before = usage::cpu(provider.id());

@@ -132,6 +132,10 @@ impl Stage {
         };
         // The address may hold a password: it is not repeated.
         let address = Url::parse(&server).map_err(|_| BenchError::Address)?;
+        // The driver would log what it does not know.
+        ConnectOptions::new(&server)
+            .check()
+            .map_err(|_| BenchError::Address)?;
         let options = quiet(&server)?;
         let mut admin = tokio::time::timeout(PATIENCE, options.connect())
             .await
@@ -405,6 +409,11 @@ struct Stats {
 }
 
 impl Provider {
+    /// Scheme, host and port.
+    pub fn origin(&self) -> &str {
+        self.url.trim_end_matches('/')
+    }
+
     pub fn id(&self) -> u32 {
         self.process.id()
     }

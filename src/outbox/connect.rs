@@ -93,6 +93,14 @@ impl ConnectOptions {
         }
     }
 
+    /// Whether the address can be read.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn check(&self) -> Result<(), OutboxError> {
+        self.servers().map(drop)
+    }
+
     /// The servers that the address names, one at least.
     fn servers(&self) -> Result<Vec<PgConnectOptions>, OutboxError> {
         address::servers(&self.url).map_err(|source| OutboxError::Refused {
