@@ -59,7 +59,7 @@ CREATE TABLE sms_outbox.jobs (
     priority            smallint    DEFAULT 1,
     iys                 boolean,
     bulk                boolean     GENERATED ALWAYS AS (
-        id::sms_outbox.job_id IS NOT NULL AND (cardinality(recipients) > 100 OR batch_id IS NOT NULL)) STORED,
+        id::sms_outbox.job_id IS NOT NULL AND (cardinality(recipients) > 100 OR (batch_id IS NOT NULL AND part_of IS NULL))) STORED,
     account             text        DEFAULT 'default',
     sender              text,
     recipients          text[],
@@ -79,6 +79,7 @@ CREATE TABLE sms_outbox.jobs (
     finished_at         timestamptz,
     content_key         bigint,
     duplicate_of        uuid,
+    part_of             uuid,
     token               integer     DEFAULT 0,
     answer_ms           integer,
     error_code          integer,
@@ -154,7 +155,7 @@ COMMENT ON COLUMN sms_outbox.jobs.batch_id IS
 
 -- What became of it. Only workers and operators write from here on.
 COMMENT ON COLUMN sms_outbox.jobs.status IS
-    'queued, sending, sent, failed, uncertain, expired or cancelled. Written by workers and operators.';
+    'queued, sending, sent, split, failed, uncertain, expired or cancelled. Written by workers and operators.';
 COMMENT ON COLUMN sms_outbox.jobs.attempt IS
     'How many attempts have been spent; while sending, the number of the one under way. Written by workers.';
 COMMENT ON COLUMN sms_outbox.jobs.order_id IS
@@ -164,8 +165,12 @@ COMMENT ON COLUMN sms_outbox.jobs.duplicate IS
 COMMENT ON COLUMN sms_outbox.jobs.duplicate_of IS
     'The original: the job of ours whose content was accepted instead. Null for a duplicate of itself, or of a message that is '
     'not ours. Written by workers.';
+COMMENT ON COLUMN sms_outbox.jobs.part_of IS
+    'The job whose list this is a part of: it was refused because of numbers in it, and is split. Null for what a producer wrote. '
+    'Written by workers.';
 COMMENT ON COLUMN sms_outbox.jobs.rejected_recipients IS
-    'Those of the recipients that could not be read and were left out, as they were written. Written by workers.';
+    'Those of the recipients that could not be read and were left out, as they were written; and those that the provider refuses, '
+    'in their one spelling, also those that were found in parts of the list. Written by workers.';
 COMMENT ON COLUMN sms_outbox.jobs.error_class IS
     'What kind of failure the last attempt met; null once sent. Written by workers.';
 COMMENT ON COLUMN sms_outbox.jobs.error_code IS 'The provider''s own number for it, where there was one. Written by workers.';
@@ -196,7 +201,7 @@ COMMENT ON COLUMN sms_outbox.jobs.held IS
     'Out of the claim''s way because of a pause of this scope (sender or iys); null otherwise. A claim would have to step over '
     'every message of a paused sender, each time. Written by workers.';
 COMMENT ON COLUMN sms_outbox.jobs.bulk IS
-    'A bulk order (more than 100 numbers, or a part of a batch): one at a time per account, outside the per-second limit. '
+    'A bulk order (more than 100 numbers, or a job of a batch): one at a time per account, outside the per-second limit. '
     'Computed.';
 
 --------------------------------------------------------------------------------------------------- The rules of producers
@@ -263,7 +268,7 @@ CREATE DOMAIN sms_outbox.job_rules AS sms_outbox.jobs
         AND num_nonnulls(
             (VALUE).claimed_at, (VALUE).lease_until, (VALUE).ambiguous_since, (VALUE).sent_at, (VALUE).finished_at,
             (VALUE).content_key, (VALUE).duplicate_of, (VALUE).answer_ms, (VALUE).error_code, (VALUE).answer_http_status,
-            (VALUE).order_id, (VALUE).held, (VALUE).error_class, (VALUE).error_message, (VALUE).rejected_recipients,
+            (VALUE).part_of, (VALUE).order_id, (VALUE).held, (VALUE).error_class, (VALUE).error_message, (VALUE).rejected_recipients,
             (VALUE).worker) = 0
         OR sms_outbox.may_write_status());
 COMMENT ON DOMAIN sms_outbox.job_rules IS
@@ -376,7 +381,8 @@ COMMENT ON CONSTRAINT jobs_keep_the_rules ON sms_outbox.jobs IS
 ------------------------------------------------------------------------------------------------------ The indexes of jobs
 
 -- Every insert looks at the condition of each of them, and every update of a job enters it anew in those that hold it: as few
--- as the statements need. None holds what has ended, except jobs_content, jobs_order and those of the two constraints.
+-- as the statements need. None holds what has ended, except jobs_content, jobs_order, jobs_parts and those of the two
+-- constraints.
 
 CREATE INDEX jobs_due ON sms_outbox.jobs (account, bulk, priority, due_at, id) WHERE status = 'queued' AND held IS NULL;
 COMMENT ON INDEX sms_outbox.jobs_due IS
@@ -415,6 +421,10 @@ CREATE INDEX jobs_content ON sms_outbox.jobs (content_key) WHERE content_key IS 
 COMMENT ON INDEX sms_outbox.jobs_content IS
     'Which job is the original of this 451? The five-minute number leads, so that insertions stay on a few hot pages. '
     'record_other.sql, find_originals.sql.';
+
+CREATE INDEX jobs_parts ON sms_outbox.jobs (part_of) WHERE part_of IS NOT NULL;
+COMMENT ON INDEX sms_outbox.jobs_parts IS
+    'The parts of a list that was refused because of numbers in it. family.sql, parts_of.sql, record_split.sql.';
 
 CREATE INDEX jobs_order ON sms_outbox.jobs (order_id) WHERE order_id IS NOT NULL;
 COMMENT ON INDEX sms_outbox.jobs_order IS

@@ -18,6 +18,7 @@ mod parse;
 mod reconcile;
 mod recorder;
 mod running;
+mod split;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -49,6 +50,7 @@ use crate::{
     message::is_traceparent,
     outbox::{Claim, ContentKey, Evidence, Observer, Outbox, Record},
     provider::{Order, Provider},
+    splitting::Cut,
 };
 
 /// How long after the last work a limited account is polled often: longer than a job of many recipients can keep all others
@@ -81,6 +83,8 @@ struct Processed {
     evidence: Option<Evidence>,
     content: ContentKey,
     rejected: Vec<String>,
+    /// How a list goes on that failed because of numbers in it.
+    cut: Option<Cut>,
     /// Held until then: a duplicate's 451 can name this job only once it is recorded.
     lock: Option<ContentLock>,
 }
@@ -242,6 +246,7 @@ impl Dispatch {
                 evidence,
                 content,
                 rejected,
+                cut,
                 lock,
             } = processed;
             let record = Record {
@@ -255,6 +260,7 @@ impl Dispatch {
                 rejected,
                 content,
                 observer: Observer::Worker,
+                cut,
             };
             let entry = Entry {
                 account: Arc::clone(&account.name),
@@ -295,6 +301,7 @@ impl Dispatch {
                     evidence: None,
                     content: ContentKey::of(&account.name, [], &claim.body),
                     rejected: unsendable.rejected,
+                    cut: None,
                     lock: None,
                 };
             }
@@ -314,12 +321,16 @@ impl Dispatch {
             Ok((outcome, pause, evidence)) => (outcome, pause, Some(evidence)),
             Err(withheld) => (withheld.outcome(&self.settings.metrics), None, None),
         };
+        // Boxed: few jobs need it.
+        let cut = Box::pin(self.without_refused_numbers(account, claim, &parsed, outcome));
+        let (outcome, cut) = cut.await;
         Processed {
             outcome,
             pause,
             evidence,
             content: parsed.content,
             rejected: parsed.rejected,
+            cut,
             lock,
         }
     }
@@ -446,6 +457,7 @@ impl Dispatch {
             }),
             content: ContentKey::of(&account.name, [], &claim.body),
             rejected: Vec::new(),
+            cut: None,
             lock: None,
         }
     }

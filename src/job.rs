@@ -50,6 +50,8 @@ pub enum Status {
     Sending,
     /// The provider took it (200), or had taken it already (451). Final.
     Sent,
+    /// The provider refused its list because of numbers in it; what is sent on are jobs of their own. Final.
+    Split,
     /// A permanent refusal, attempts used up, or bad data. Nothing moves it on but a person's `retry`.
     Failed,
     /// It may have been taken, nobody learnt the answer, and it is too old to repeat safely. Reconciliation or a person
@@ -63,10 +65,11 @@ pub enum Status {
 
 impl Status {
     /// Every status, in the order of a job's life.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Queued,
         Self::Sending,
         Self::Sent,
+        Self::Split,
         Self::Failed,
         Self::Uncertain,
         Self::Expired,
@@ -80,6 +83,7 @@ impl Status {
             Self::Queued => "queued",
             Self::Sending => "sending",
             Self::Sent => "sent",
+            Self::Split => "split",
             Self::Failed => "failed",
             Self::Uncertain => "uncertain",
             Self::Expired => "expired",
@@ -91,7 +95,7 @@ impl Status {
     #[must_use]
     pub const fn is_final(self) -> bool {
         match self {
-            Self::Sent | Self::Failed | Self::Expired | Self::Cancelled => true,
+            Self::Sent | Self::Split | Self::Failed | Self::Expired | Self::Cancelled => true,
             Self::Queued | Self::Sending | Self::Uncertain => false,
         }
     }

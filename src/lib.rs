@@ -113,6 +113,9 @@ pub mod provider;
 #[cfg(feature = "worker")]
 #[doc(hidden)]
 pub mod reconciliation;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod splitting;
 
 pub use job::{ErrorClass, Job, OrderId, Status, UnknownValue};
 pub use message::{

@@ -29,9 +29,10 @@ const OUTCOMES: [&str; 7] = [
 ];
 
 /// What may be recorded about a claim.
-const KINDS: [&str; 7] = [
+const KINDS: [&str; 8] = [
     "sent",
     "duplicate",
+    "split",
     "failed",
     "expired",
     "uncertain",
@@ -270,7 +271,16 @@ impl Metrics {
 
     /// An outcome is recorded.
     pub(crate) fn outcome(&self, outcome: &Outcome) {
-        let [sent, duplicate, failed, expired, uncertain, retry, released] = KINDS;
+        let [
+            sent,
+            duplicate,
+            _,
+            failed,
+            expired,
+            uncertain,
+            retry,
+            released,
+        ] = KINDS;
         let kind = match outcome {
             Outcome::Sent {
                 duplicate: false, ..
@@ -288,6 +298,11 @@ impl Metrics {
             Outcome::Release { .. } => released,
         };
         self.count_outcome(kind);
+    }
+
+    /// A list is recorded that goes on in parts.
+    pub(crate) fn split(&self) {
+        self.count_outcome("split");
     }
 
     /// `expires_at` passed for a waiting job, which is now `status`.

@@ -22,6 +22,7 @@ mod reconcile;
 mod record;
 mod rescue;
 mod servers;
+mod split;
 mod warm;
 
 use std::{ops::ControlFlow, time::Duration};
@@ -45,6 +46,7 @@ pub use pooler::PgBouncer;
 pub use reconcile::{Candidate, Reconciliation};
 pub use record::{ContentKey, Evidence, Observer, Record, Recorded};
 pub use rescue::{Abandoned, DueMaintenance};
+pub use split::PartRow;
 
 use crate::producer::guard::SILENT_AFTER;
 

@@ -28,6 +28,7 @@ use crate::{
     message::{Iys, Recipient},
 };
 
+mod block_list;
 mod classify;
 mod handover;
 mod reply;
@@ -35,6 +36,7 @@ mod reports;
 mod wire;
 mod words;
 
+pub use block_list::BlockListPage;
 use classify::classify;
 use handover::Handover;
 use reply::{Answer, LONGEST_BODY, Reply};
@@ -425,7 +427,33 @@ impl Provider {
         NumbersPage::read(&answer).ok_or_else(|| unlisted("numbers"))
     }
 
-    /// How many numbers [`report`](Self::report) asks for at once: the most there may be.
+    /// Asks for one page, from 1, of the numbers on the account's block list: read-only. A page has at most
+    /// [`NUMBERS_A_PAGE`](Self::NUMBERS_A_PAGE).
+    ///
+    /// # Errors
+    /// On anything but the provider's 200 with a list in it.
+    pub async fn block_list(
+        &self,
+        credentials: &Credentials,
+        page: u32,
+    ) -> Result<BlockListPage, ProbeError> {
+        let request = wire::BlockList {
+            authentication: credentials.wire(),
+            blacklist: wire::BlockListQuery {
+                // Whenever it was.
+                filter: wire::BlockListFilter {
+                    start: "2000-01-01 00:00:00",
+                    end: "2099-12-31 23:59:59",
+                },
+                page,
+                row_count: Self::NUMBERS_A_PAGE,
+            },
+        };
+        let answer = self.ask(wire::GET_BLACKLIST, request).await?;
+        BlockListPage::read(&answer).ok_or_else(|| unlisted("numbers"))
+    }
+
+    /// How many numbers [`report`](Self::report) and [`block_list`](Self::block_list) ask for at once: the most there may be.
     pub const NUMBERS_A_PAGE: usize = 1_000;
 
     async fn ask<T: Serialize>(&self, path: &str, request: T) -> Result<Answer, ProbeError> {

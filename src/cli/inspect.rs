@@ -18,12 +18,17 @@ use crate::{
     lifecycle::{ErrorClass, Status},
     message::{Coding, ForeignNumbers, Parts, Recipient, estimate},
     outbox::{
-        AttemptRow, Candidate, Filter, JobRow, PauseRow, QueueStat, Reconciliation, confirmed_by,
+        AttemptRow, Candidate, Filter, JobRow, PartRow, PauseRow, QueueStat, Reconciliation,
+        confirmed_by,
     },
 };
 
 /// Of a listed job's numbers, as many are read at most. A bulk order has up to 50,000.
 const LISTED_NUMBERS: i32 = 100;
+
+/// So many parts of a list are read at most, and so many of them shown in a table.
+const PARTS: i64 = 100_000;
+const PARTS_LISTED: usize = 20;
 
 /// Of so many uncertain jobs the candidates are told.
 const CANDIDATES_SAID: usize = 10;
@@ -199,6 +204,11 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     let now = outbox.now().await.map_err(explained)?;
     let attempts = outbox.attempts(args.id).await.map_err(explained)?;
     let reconciliation = outbox.reconciliation_of(args.id).await.map_err(explained)?;
+    let parts = if job.status == Status::Split.as_str() {
+        outbox.parts_of(job.id, PARTS).await.map_err(explained)?
+    } else {
+        Vec::new()
+    };
     let pauses: Vec<PauseRow> = outbox
         .pauses(Some(&job.account))
         .await
@@ -213,6 +223,7 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
         answer["attempts"] = json!(attempts);
         answer["reconciliation"] = json!(reconciliation);
         answer["pauses"] = json!(pauses);
+        answer["parts"] = json!(parts);
         answer["explanation"] = json!(explanation);
         text::print_json(&answer)?;
         return Ok(ExitCode::SUCCESS);
@@ -228,6 +239,10 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
         answer.push_str("No request has been made for it.\n");
     } else {
         answer.push_str(&attempt_table(&attempts, now, text::width()));
+    }
+    if !parts.is_empty() {
+        answer.push('\n');
+        answer.push_str(&parts_sheet(&parts, text::width()));
     }
     if let Some(reconciliation) = &reconciliation {
         answer.push('\n');
@@ -430,7 +445,7 @@ fn job_sheet(job: &JobRow, now: DateTime<Utc>, reveal: Reveal) -> String {
         let message = job.error_message.as_deref().unwrap_or_default();
         format!("{class}{code}: {message}")
     });
-    let lines: [(&str, Option<String>); 28] = [
+    let lines: [(&str, Option<String>); 29] = [
         ("job", Some(job.id.to_string())),
         ("status", Some(job.status.clone())),
         ("account", Some(job.account.clone())),
@@ -456,6 +471,7 @@ fn job_sheet(job: &JobRow, now: DateTime<Utc>, reveal: Reveal) -> String {
         ("finished", at(&job.finished_at)),
         ("order", job.order_id.clone()),
         ("duplicate of", job.duplicate_of.map(|id| id.to_string())),
+        ("part of", job.part_of.map(|id| id.to_string())),
         ("failure", error),
         (
             "key",
@@ -509,6 +525,49 @@ fn attempt_table(attempts: &[AttemptRow], now: DateTime<Utc>, width: Option<u16>
         ]));
     }
     text::lines(&table)
+}
+
+/// What became of the parts of a list: how many of them and of their numbers, and which they are.
+fn parts_sheet(parts: &[PartRow], width: Option<u16>) -> String {
+    let mut sheet = String::new();
+    for status in Status::ALL {
+        let these = parts.iter().filter(|part| part.status == status.as_str());
+        let numbers: i64 = these
+            .clone()
+            .map(|part| i64::from(part.recipient_count))
+            .sum();
+        let these = these.count();
+        if these > 0 {
+            let said = count(these, "part");
+            sheet.push_str(&format!(
+                "{status:<15} {said}, {}\n",
+                count(numbers, "number")
+            ));
+        }
+    }
+    let mut table = text::table(&["PART", "STATUS", "NUMBERS", "NOTE"], 3, width);
+    for part in parts.iter().take(PARTS_LISTED) {
+        let failure = part
+            .error_class
+            .as_ref()
+            .map(|class| match part.error_code {
+                Some(code) => format!("{class} {code}"),
+                None => class.clone(),
+            });
+        let order = part.order_id.as_ref().map(|order| format!("order {order}"));
+        table.add_row(vec![
+            part.id.to_string(),
+            part.status.clone(),
+            part.recipient_count.to_string(),
+            order.or(failure).unwrap_or_default(),
+        ]);
+    }
+    sheet.push('\n');
+    sheet.push_str(&text::lines(&table));
+    if parts.len() > PARTS_LISTED {
+        sheet.push_str("… and more: `sms-outbox show --json` has them all\n");
+    }
+    sheet
 }
 
 /// The reconciliation of a job, and the orders that may be its own.

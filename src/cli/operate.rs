@@ -191,6 +191,10 @@ impl Deed {
                 false,
             ),
             (Self::Cancel, Some(Status::Sent)) => ("too late: it has been sent", false),
+            (Self::Cancel, Some(Status::Split)) => (
+                "its list was cut, and its parts are jobs of their own: cancel those (`sms-outbox show` lists them)",
+                false,
+            ),
             (Self::Cancel, Some(Status::Failed)) => (
                 "it has failed already: it is not sent unless someone retries it",
                 false,
@@ -213,6 +217,10 @@ impl Deed {
             (Self::Retry, Some(Status::Sending)) => ("it is being sent right now", false),
             (Self::Retry, Some(Status::Sent)) => (
                 "it has been sent: a repeat would be a second message",
+                false,
+            ),
+            (Self::Retry, Some(Status::Split)) => (
+                "its list was cut, and its parts are jobs of their own: retry those (`sms-outbox show` lists them)",
                 false,
             ),
             (Self::Retry, Some(Status::Uncertain)) => (
@@ -506,7 +514,11 @@ pub(super) async fn resolve(args: ResolveArgs) -> anyhow::Result<ExitCode> {
                 Status::Failed => "`sms-outbox retry` puts a failed job back into the queue",
                 Status::Queued => "`sms-outbox cancel` cancels a queued job",
                 Status::Sending => "Its request is on its way: wait for the answer",
-                Status::Sent | Status::Expired | Status::Cancelled | Status::Uncertain =>
+                Status::Sent
+                | Status::Split
+                | Status::Expired
+                | Status::Cancelled
+                | Status::Uncertain =>
                     "There is nothing to resolve: `sms-outbox show` tells what happened",
             }
         ),

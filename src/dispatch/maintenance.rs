@@ -276,6 +276,7 @@ fn take_over(dispatch: &Dispatch, claim: &Abandoned) -> Record {
         rejected: Vec::new(),
         content: ContentKey::of(&claim.account, numbers, &claim.body),
         observer: Observer::Rescue,
+        cut: None,
     }
 }
 

@@ -262,6 +262,7 @@ async fn fill(
 /// Counts an outcome, once it is recorded.
 pub(super) fn count(metrics: &Metrics, record: &Record, recorded: &Recorded) {
     match recorded {
+        Recorded::Settled { .. } if record.is_split() => metrics.split(),
         Recorded::Settled { .. } => metrics.outcome(&record.outcome),
         Recorded::Late { .. } => {
             metrics.late_answers.inc();
@@ -320,6 +321,12 @@ fn report(account: &str, record: &Record, recorded: &Recorded) {
             job.id = %job, attempt, duration_ms, account, order_id = original_order, duplicate_of,
             "sent: the provider had taken this content already"
         ),
+        Outcome::Failed(failure) if record.is_split() => tracing::warn!(
+            job.id = %job, attempt, duration_ms, account, error.class = %failure.class,
+            error.code = failure.code, reason = %failure.message,
+            parts = record.cut.as_ref().map(|cut| cut.parts.len()),
+            "split: the list was refused because of numbers in it, and its parts are sent on"
+        ),
         Outcome::Failed(failure) => tracing::warn!(
             job.id = %job, attempt, duration_ms, account, error.class = %failure.class,
             error.code = failure.code, reason = %failure.message, "failed"
@@ -356,6 +363,18 @@ fn report(account: &str, record: &Record, recorded: &Recorded) {
         tracing::warn!(
             job.id = %job, attempt, account, rejected = record.rejected.len(), numbers = numbers.join(" "),
             "some numbers could not be read and were left out"
+        );
+    }
+    if let Some(cut) = record.cut.as_ref().filter(|cut| !cut.refused.is_empty()) {
+        let numbers: Vec<String> = cut
+            .refused
+            .iter()
+            .take(5)
+            .map(|number| mask(number))
+            .collect();
+        tracing::warn!(
+            job.id = %job, attempt, account, refused = cut.refused.len(), numbers = numbers.join(" "),
+            "some numbers are refused by the provider and were left out"
         );
     }
 }

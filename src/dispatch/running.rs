@@ -17,6 +17,7 @@ use super::{
     gate::ROUND_TRIPS,
     maintenance, reconcile,
     recorder::{self, Recorder},
+    split::BlockList,
 };
 use crate::{
     failpoints::{self, Point},
@@ -74,6 +75,7 @@ pub(super) struct AccountState {
     pub(super) round_trips: Mutex<[Duration; ROUND_TRIPS]>,
     /// Held by a job that missed its slot and reserves another one.
     pub(super) late: tokio::sync::Mutex<()>,
+    pub(super) block_list: tokio::sync::Mutex<BlockList>,
     pub(super) metrics: AccountMetrics,
 }
 
@@ -135,6 +137,7 @@ impl Dispatch {
                     bulk_concurrency: Concurrency::new(1),
                     round_trips: Mutex::default(),
                     late: tokio::sync::Mutex::default(),
+                    block_list: tokio::sync::Mutex::default(),
                 })
             })
             .collect();

@@ -72,6 +72,7 @@ pub struct JobRow {
     pub order_id: Option<String>,
     pub duplicate: bool,
     pub duplicate_of: Option<Uuid>,
+    pub part_of: Option<Uuid>,
     pub rejected_recipients: Option<Vec<Option<String>>>,
     pub rejected_count: Option<i32>,
     pub error_class: Option<String>,

@@ -6,7 +6,7 @@
 SELECT id, account, sender, (trim_array(recipients, greatest(cardinality(recipients) - $12, 0)))[:] AS recipients,
        cardinality(recipients) AS recipient_count, body, iys, iys_list, priority, idempotency_key, max_attempts,
        -- As text: jsonb holds numbers and depths that no reader has to understand.
-       metadata::text AS metadata, traceparent, producer, batch_id, status, attempt, order_id, duplicate, duplicate_of,
+       metadata::text AS metadata, traceparent, producer, batch_id, status, attempt, order_id, duplicate, duplicate_of, part_of,
        (trim_array(rejected_recipients, greatest(cardinality(rejected_recipients) - $12, 0)))[:] AS rejected_recipients,
        cardinality(rejected_recipients) AS rejected_count, error_class, error_code,
        error_message, worker,

@@ -17,6 +17,7 @@ use crate::{
     failpoints::{self, Point},
     lifecycle::{Outcome, Progress, Status},
     message::nfc,
+    splitting::{Cut, GIVEN_UP},
 };
 
 /// Forty bits that tell messages of equal content: same account, same set of numbers, same text. The sender is left out,
@@ -99,6 +100,8 @@ pub struct Record {
     pub content: ContentKey,
     /// Who says so.
     pub observer: Observer,
+    /// How a list goes on that failed because of numbers in it.
+    pub cut: Option<Cut>,
 }
 
 /// What recording did.
@@ -164,6 +167,12 @@ impl Record {
             }
         ) && self.rejected.is_empty()
             && self.evidence.is_some()
+    }
+
+    /// Whether its list goes on in parts.
+    #[must_use]
+    pub fn is_split(&self) -> bool {
+        self.cut.as_ref().is_some_and(|cut| !cut.parts.is_empty())
     }
 
     fn is_accepted(&self) -> bool {
@@ -289,9 +298,23 @@ impl Outbox {
         &self,
         records: &[&Record],
     ) -> Result<HashMap<Uuid, Recorded>, OutboxError> {
-        let (plain, other): (Vec<&Record>, Vec<&Record>) =
-            records.iter().partition(|record| record.is_plainly_sent());
+        let (split, whole): (Vec<&Record>, Vec<&Record>) =
+            records.iter().partition(|record| record.cut.is_some());
+        let (plain, other): (Vec<&Record>, Vec<&Record>) = whole
+            .into_iter()
+            .partition(|record| record.is_plainly_sent());
         let mut outcome: HashMap<Uuid, Recorded> = HashMap::with_capacity(records.len());
+        for record in split {
+            if self.record_split(record).await? {
+                outcome.insert(
+                    record.job,
+                    Recorded::Settled {
+                        order_id: None,
+                        duplicate_of: None,
+                    },
+                );
+            }
+        }
         if !plain.is_empty() {
             for job in self.record_sent(&plain).await? {
                 outcome.insert(
@@ -374,6 +397,28 @@ impl Outbox {
             failpoints::midway(Point::DuringRecord, record.fetch_all(connection)).await
         })
         .await
+    }
+
+    /// `false`: its claim had been lost.
+    async fn record_split(&self, record: &Record) -> Result<bool, OutboxError> {
+        let Some(cut) = &record.cut else {
+            return Ok(false);
+        };
+        let answer = record.answer();
+        let given_up = cut.gives_up.then_some(GIVEN_UP);
+        let recorded: Option<Uuid> = self
+            .call("recording a list that is cut", async |connection| {
+                sqlx::query_scalar(include_str!("record_split.sql"))
+                    .bind(Json(&answer))
+                    .bind(&cut.refused)
+                    .bind(Json(&cut.parts))
+                    .bind(given_up)
+                    .persistent(self.persistent())
+                    .fetch_optional(connection)
+                    .await
+            })
+            .await?;
+        Ok(recorded.is_some())
     }
 
     async fn record_late(

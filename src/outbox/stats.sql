@@ -4,4 +4,4 @@ SELECT account, status, jobs, paused, paused_why,
        (extract(epoch FROM now() - paused_since) * 1000)::bigint AS paused_for_ms
 FROM sms_outbox.queue_stats
 ORDER BY account, array_position(
-    ARRAY['queued', 'sending', 'uncertain', 'failed', 'expired', 'cancelled', 'sent'], status)
+    ARRAY['queued', 'sending', 'uncertain', 'failed', 'expired', 'cancelled', 'split', 'sent'], status)

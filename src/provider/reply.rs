@@ -115,6 +115,14 @@ pub(super) fn read_order_id(value: &Tree) -> Option<OrderId> {
     names_an_order.then(|| OrderId::parse(&text)).flatten()
 }
 
+pub(super) fn as_count(value: &Tree) -> Option<u64> {
+    match value {
+        Tree::Integer(number) => u64::try_from(*number).ok(),
+        Tree::Text(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
 /// `Retry-After`: whole seconds, or a date of which what is left after `now` counts (RFC 9110, section 10.2.3).
 pub(super) fn retry_after(value: &str, now: DateTime<Utc>) -> Option<Duration> {
     let value = value.trim();

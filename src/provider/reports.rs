@@ -6,7 +6,7 @@
 use chrono::{DateTime, NaiveDateTime, TimeZone, Utc};
 use chrono_tz::Europe::Istanbul;
 
-use super::reply::{Answer, Tree, read_order_id};
+use super::reply::{Answer, Tree, as_count, read_order_id};
 use crate::{
     message::{ForeignNumbers, Recipient},
     reconciliation::ListedOrder,
@@ -84,14 +84,6 @@ fn read_order(entry: &Tree) -> Option<ListedOrder> {
             .and_then(as_count)
             .and_then(|status| i64::try_from(status).ok()),
     })
-}
-
-fn as_count(value: &Tree) -> Option<u64> {
-    match value {
-        Tree::Integer(number) => u64::try_from(*number).ok(),
-        Tree::Text(text) => text.trim().parse().ok(),
-        _ => None,
-    }
 }
 
 /// `2026-05-01 12:00:00` by the clocks in Turkey; a `T` in between does no harm.

@@ -19,6 +19,8 @@ pub(super) const GET_SENDER: &str = "/v1/get-sender/json";
 pub(super) const GET_REPORTS: &str = "/v1/get-reports/json";
 /// Where one order is shown with its numbers: no side effects.
 pub(super) const GET_REPORT: &str = "/v1/get-report/json";
+/// Where the account's block list is shown: no side effects.
+pub(super) const GET_BLACKLIST: &str = "/v1/get-blacklist/json";
 
 /// The outermost object of every request.
 #[derive(Serialize)]
@@ -68,6 +70,27 @@ pub(super) struct ReportOrder<'a> {
     pub(super) id: &'a str,
     pub(super) page: String,
     pub(super) row_count: &'static str,
+}
+
+#[derive(Serialize)]
+pub(super) struct BlockList<'a> {
+    pub(super) authentication: Authentication<'a>,
+    pub(super) blacklist: BlockListQuery,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BlockListQuery {
+    pub(super) filter: BlockListFilter,
+    pub(super) page: u32,
+    pub(super) row_count: usize,
+}
+
+/// When a number came onto the list, as `2026-05-01 12:00:00`.
+#[derive(Serialize)]
+pub(super) struct BlockListFilter {
+    pub(super) start: &'static str,
+    pub(super) end: &'static str,
 }
 
 #[derive(Serialize)]

@@ -461,6 +461,7 @@ fn tell(
         )])),
         Action::GetReport => reports::get_report(state, account, call, rules, now),
         Action::GetReports => reports::get_reports(state, account, call, rules, now),
+        Action::GetBlacklist => reports::get_blacklist(call, rules),
         Action::CancelOrder => reports::cancel_order(state, account, call, now),
         Action::SendSms | Action::Unknown => Err(Refusal::code(404)),
     };

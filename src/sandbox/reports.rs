@@ -1,4 +1,4 @@
-//! Asking about orders: `get-report`, `get-reports` and `cancel-order`.
+//! Asking about orders: `get-report`, `get-reports` and `cancel-order`; and about whom none may reach: `get-blacklist`.
 //!
 //! What an order has come to follows from the time alone: it goes out at `send_at`, and everything is final `delivered_after` that.
 //! Neither report ever shows the text (provider documentation, get-report and get-reports pages).
@@ -119,6 +119,26 @@ pub fn get_reports(
         ("count".to_owned(), json!(wanted.len())),
         ("orders".to_owned(), Value::Array(orders)),
     ]))
+}
+
+/// `get-blacklist`: the account's own block list, a page of it. Since when a number is on it is not looked at.
+pub fn get_blacklist(call: &Call, rules: &Rules) -> Result<Map<String, Value>, Refusal> {
+    let query = call.request().and_then(|request| request.get("blacklist"));
+    let page = page_of(query)?;
+    let rows = query
+        .and_then(|query| query.get("rowCount"))
+        .and_then(number_in)
+        .and_then(|rows| usize::try_from(rows).ok())
+        .map_or(NUMBERS_PER_PAGE, |rows| rows.min(NUMBERS_PER_PAGE));
+    let all = Vec::from(rules.blocked.clone());
+    let numbers: Vec<String> = all
+        .iter()
+        .skip((page - 1).saturating_mul(rows))
+        .take(rows)
+        .map(|number| format!("+{number}"))
+        .collect();
+    let list = json!({"count": all.len(), "number": numbers});
+    Ok(Map::from_iter([("blacklist".to_owned(), list)]))
 }
 
 /// `cancel-order`: 455 unless the order is scheduled and has not gone out.

@@ -23,6 +23,8 @@ pub enum Action {
     GetReport,
     /// Lists orders by date.
     GetReports,
+    /// Lists the account's own block list.
+    GetBlacklist,
     /// Cancels a scheduled order.
     CancelOrder,
     /// A path or a method that the sandbox does not have; it answers 404.
@@ -31,12 +33,13 @@ pub enum Action {
 
 impl Action {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Action; 7] = [
+    pub const ALL: [Action; 8] = [
         Action::SendSms,
         Action::GetBalance,
         Action::GetSender,
         Action::GetReport,
         Action::GetReports,
+        Action::GetBlacklist,
         Action::CancelOrder,
         Action::Unknown,
     ];
@@ -60,6 +63,7 @@ impl Action {
             Action::GetSender => "get-sender",
             Action::GetReport => "get-report",
             Action::GetReports => "get-reports",
+            Action::GetBlacklist => "get-blacklist",
             Action::CancelOrder => "cancel-order",
             Action::Unknown => "unknown",
         }

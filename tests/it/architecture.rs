@@ -86,6 +86,7 @@ fn pure_files_know_no_database_no_network_no_runtime_and_no_clock() {
             "job",
             "message",
             "provider/classify",
+            "splitting",
             "bench/figures",
         ],
         &[

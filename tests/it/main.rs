@@ -33,6 +33,7 @@ mod restores;
 mod retries;
 mod sessions;
 mod silent_provider;
+mod splitting;
 mod starting;
 mod statements;
 mod stopping;

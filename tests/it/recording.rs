@@ -50,6 +50,7 @@ fn record(claim: &Claim, worker: &str, outcome: Outcome, code: Option<i32>) -> R
         rejected: Vec::new(),
         content: ContentKey::of("default", ["905320000001"], &claim.body),
         observer: Observer::Worker,
+        cut: None,
     }
 }
 
@@ -88,6 +89,7 @@ pub fn late_acceptance(job: Uuid, token: i32, order: &str) -> Record {
         rejected: Vec::new(),
         content: ContentKey::of("default", ["905320000001"], "x"),
         observer: Observer::Worker,
+        cut: None,
     }
 }
 
@@ -123,6 +125,7 @@ async fn claimed_twice(outbox: &Outbox) -> (Claim, Claim) {
     .await;
     let rescued = Record {
         observer: Observer::Rescue,
+        cut: None,
         evidence: None,
         ..indeterminate(&first, "first")
     };

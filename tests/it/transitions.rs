@@ -9,10 +9,11 @@ use std::{
 
 use sms_outbox::outbox::{CLAIM_BULK, CLAIM_SINGLES};
 
-const STATUSES: [&str; 7] = [
+const STATUSES: [&str; 8] = [
     "queued",
     "sending",
     "sent",
+    "split",
     "failed",
     "uncertain",
     "expired",

@@ -146,6 +146,11 @@ pub(super) fn sentences(job: &JobRow, pauses: &[PauseRow], now: DateTime<Utc>) -
         Ok(Status::Queued) => queued(job, pauses, now),
         Ok(Status::Sending) => sending(job, now),
         Ok(Status::Sent) => sent(job),
+        Ok(Status::Split) => vec![
+            "The provider refused its list because of numbers in it. Those that are known are left out (see rejected); the \
+             others are sent on in parts, which are jobs of their own. This is final."
+                .to_owned(),
+        ],
         Ok(Status::Failed) => failed(job, now),
         Ok(Status::Uncertain) => uncertain(job, now),
         Ok(Status::Expired) => vec![
@@ -245,7 +250,7 @@ fn sent(job: &JobRow) -> Vec<String> {
     }
     if let Some(rejected) = job.rejected_count {
         said.push(format!(
-            "{} could not be read and got nothing (see rejected).",
+            "{} could not be read, or are refused by the provider, and got nothing (see rejected).",
             count(rejected, "number")
         ));
     }

@@ -273,6 +273,30 @@ const WORKER: &[Right] = &[
             "worker",
         ],
     ),
+    // The parts of a list whose numbers the provider refuses in part.
+    columns(
+        "jobs",
+        "INSERT",
+        &[
+            "part_of",
+            "account",
+            "sender",
+            "recipients",
+            "body",
+            "iys",
+            "iys_list",
+            "priority",
+            "due_at",
+            "expires_at",
+            "provider_send_at",
+            "batch_id",
+            "max_attempts",
+            "metadata",
+            "traceparent",
+            "producer",
+        ],
+    ),
+    function("uuid_v7"),
     table("attempt_log", &["SELECT", "INSERT"]),
     table("pauses", &["SELECT", "INSERT", "UPDATE"]),
     table("rate_limits", &["SELECT", "INSERT", "UPDATE"]),
@@ -331,8 +355,9 @@ const OPERATOR: &[Right] = &[
     table("database_identity", &["INSERT", "UPDATE"]),
     // By prune, which has its caller's rights.
     table("jobs", &["DELETE"]),
-    columns("attempt_log", "SELECT", &["job_id"]),
-    table("attempt_log", &["DELETE"]),
+    columns("attempt_log", "SELECT", &["job_id", "order_id"]),
+    // By resolve, which keeps a person's word.
+    table("attempt_log", &["INSERT", "DELETE"]),
     table("reconciliation_tasks", &["DELETE"]),
     function("prune"),
 ];
