@@ -12,7 +12,7 @@ use crate::{
     message::Recipient,
     outbox::{Claim, chain},
     provider::Provider,
-    splitting::{Cut, Family, GIVEN_UP, cut, is_about_numbers},
+    splitting::{Consequence, Cut, GIVEN_UP, is_about_numbers, refused},
 };
 
 /// How long a block list is believed. A number that is added meanwhile is found by halving.
@@ -38,11 +38,6 @@ impl Dispatch {
             Outcome::Failed(failure) if is_about_numbers(&failure) => failure,
             other => return (other, None),
         };
-        let is_list = parsed.recipients.len() > 1;
-        if is_list && claim.indeterminate_age.is_some() {
-            // The whole list may have been taken before: its parts would be second messages.
-            return (Outcome::Uncertain(failure), None);
-        }
         let family = match self.outbox.family(claim.id).await {
             Ok(family) => family,
             Err(error) => {
@@ -54,33 +49,28 @@ impl Dispatch {
                 return (released, None);
             }
         };
-        if !is_list && !family.is_part {
-            return (Outcome::Failed(failure), None);
-        }
-        let family = Family {
-            // As many as were sent to, where the list is the job itself.
-            size: if family.is_part {
-                family.size
-            } else {
-                parsed.recipients.len()
-            },
-            ..family
-        };
-        let blocked = if is_list {
+        let is_list = parsed.recipients.len() > 1;
+        let is_indeterminate = claim.indeterminate_age.is_some();
+        let blocked = if is_list && !is_indeterminate {
             self.block_list(account, claim).await
         } else {
             Arc::default()
         };
-        let cut = cut(&parsed.recipients, &blocked, family);
-        let failure = if cut.gives_up && is_list {
-            Failure {
-                message: GIVEN_UP.to_owned(),
-                ..failure
+        match refused(&parsed.recipients, is_indeterminate, &blocked, family) {
+            Consequence::Fails => (Outcome::Failed(failure), None),
+            Consequence::MayHaveBeenSent => (Outcome::Uncertain(failure), None),
+            Consequence::Cut(cut) => {
+                let failure = if cut.gives_up && is_list {
+                    Failure {
+                        message: GIVEN_UP.to_owned(),
+                        ..failure
+                    }
+                } else {
+                    failure
+                };
+                (Outcome::Failed(failure), Some(cut))
             }
-        } else {
-            failure
-        };
-        (Outcome::Failed(failure), Some(cut))
+        }
     }
 
     /// What is known of the account's block list; nothing, if it cannot be read in time.
