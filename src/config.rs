@@ -18,7 +18,7 @@ use crate::{
 
 mod secret;
 
-pub use secret::secret;
+pub use secret::{secret, ways_to_give};
 
 /// A setting that cannot be used, in a sentence that an operator can act on. The program exits with 2.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{text, worker::listen};
 use crate::{
     bench::{self, BenchError, Finished, Measured, Plan, Report, Scenario, Sizes},
-    config::{Misconfigured, duration, variables},
+    config::{Misconfigured, duration, variables, ways_to_give},
     daemon::Stops,
 };
 
@@ -204,7 +204,7 @@ fn plan(args: &BenchArgs) -> anyhow::Result<Plan> {
         program: std::env::current_exe().context("this program cannot be found")?,
         forget: variables(&super::command())
             .into_iter()
-            .map(|variable| variable.name)
+            .flat_map(|variable| ways_to_give(&variable.name))
             .collect(),
     })
 }

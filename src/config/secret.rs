@@ -8,6 +8,16 @@ use super::Misconfigured;
 /// systemd's own variable.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
+/// Every variable by which a setting of this name may be given.
+#[must_use]
+pub fn ways_to_give(name: &str) -> [String; 3] {
+    [name.to_owned(), file_variable(name), CREDENTIALS.to_owned()]
+}
+
+fn file_variable(name: &str) -> String {
+    format!("{name}_FILE")
+}
+
 /// The value of a secret, and `None` where it stands nowhere; `variable` reads the environment.
 ///
 /// # Errors
@@ -17,7 +27,7 @@ pub fn secret(
     variable: &impl Fn(&str) -> Option<String>,
 ) -> Result<Option<String>, Misconfigured> {
     let given = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-    let pointer = format!("{name}_FILE");
+    let pointer = file_variable(name);
     match (given(name), given(&pointer)) {
         (Some(_), Some(_)) => Err(Misconfigured(format!(
             "{name} and {pointer} are both set: leave one of them out"
