@@ -6,7 +6,9 @@
 --   The rules of producers job_rules, keeps_the_rules, checked_job, may_write_status, claim_token, job_id
 --   The indexes of jobs
 --   History                attempt_log, attempts
+--   Accounts               accounts, workers
 --   Pauses                 pauses
+--   Refused rows           refused_jobs, refusals
 --   The limit              rate_limits, reserve_slots
 --   Database identity      database_identity, current_database_identity
 --   Reconciliation         reconciliation_tasks
@@ -74,6 +76,7 @@ CREATE TABLE sms_outbox.jobs (
     -- leaves stands at the two ends.
     claimed_at          timestamptz,
     lease_until         timestamptz,
+    first_due_at        timestamptz,
     ambiguous_since     timestamptz,
     sent_at             timestamptz,
     finished_at         timestamptz,
@@ -144,12 +147,14 @@ COMMENT ON COLUMN sms_outbox.jobs.provider_send_at IS
 COMMENT ON COLUMN sms_outbox.jobs.idempotency_key IS
     'Unique per account, also after the job has ended: inserting twice with one key makes one job. Written by the producer.';
 COMMENT ON COLUMN sms_outbox.jobs.max_attempts IS
-    'How many requests may be tried before giving up; pauses of the account spend none. Written by the producer.';
+    'How many requests that may have reached the provider are tried before giving up; what surely never arrived, was throttled or '
+    'blames the account spends none. Written by the producer.';
 COMMENT ON COLUMN sms_outbox.jobs.metadata IS 'The producer''s own; workers never read it. Written by the producer.';
 COMMENT ON COLUMN sms_outbox.jobs.traceparent IS
     'W3C trace context, carried on into the worker''s spans. Written by the producer.';
 COMMENT ON COLUMN sms_outbox.jobs.producer IS
-    'The database role that inserted the row: the one that logged in, whatever SET ROLE says. Filled by the database.';
+    'The database role that inserted the row: the one that logged in, whatever SET ROLE says. Within a priority each producer '
+    'gets its turn. Filled by the database.';
 COMMENT ON COLUMN sms_outbox.jobs.batch_id IS
     'Shared by the jobs that enqueue_bulk cut one long list into; null otherwise. Written by enqueue_bulk.';
 
@@ -190,6 +195,9 @@ COMMENT ON COLUMN sms_outbox.jobs.worker IS 'Who claimed it last. Written by wor
 COMMENT ON COLUMN sms_outbox.jobs.claimed_at IS 'When it was claimed last. Written by workers.';
 COMMENT ON COLUMN sms_outbox.jobs.lease_until IS
     'Until when the claim holds; after it, whoever looks recovers the job as "may have been sent". Written by workers.';
+COMMENT ON COLUMN sms_outbox.jobs.first_due_at IS
+    'When it was due before a retry moved due_at; null: due_at was never moved. Bounds for how long it is tried. Written by workers '
+    'and operators.';
 COMMENT ON COLUMN sms_outbox.jobs.answer_http_status IS
     'HTTP status of the accepting answer, where the claim that asked for it recorded it. Written by workers.';
 COMMENT ON COLUMN sms_outbox.jobs.answer_ms IS
@@ -198,8 +206,9 @@ COMMENT ON COLUMN sms_outbox.jobs.content_key IS
     'Finds jobs of equal content: number of the five minutes since 1970 in the high 24 bits, 40 bits of a hash of account, '
     'numbers and text in the low ones. Set once the content may have been accepted. Written by workers.';
 COMMENT ON COLUMN sms_outbox.jobs.held IS
-    'Out of the claim''s way because of a pause of this scope (sender or iys); null otherwise. A claim would have to step over '
-    'every message of a paused sender, each time. Written by workers.';
+    'Out of the claim''s way because of a live pause of this scope (sender or iys): a claim would have to step over every message '
+    'of a paused sender, each time. What the pauses say decides: workers compare the two all the time, in both directions. '
+    'Written by workers.';
 COMMENT ON COLUMN sms_outbox.jobs.bulk IS
     'A bulk order (more than 100 numbers, or a job of a batch): one at a time per account, outside the per-second limit. '
     'Computed.';
@@ -266,7 +275,8 @@ CREATE DOMAIN sms_outbox.job_rules AS sms_outbox.jobs
         (VALUE).producer = SESSION_USER AND (VALUE).created_at = now()
         AND (VALUE).status = 'queued' AND (VALUE).attempt = 0 AND (VALUE).token = 0 AND NOT (VALUE).duplicate
         AND num_nonnulls(
-            (VALUE).claimed_at, (VALUE).lease_until, (VALUE).ambiguous_since, (VALUE).sent_at, (VALUE).finished_at,
+            (VALUE).claimed_at, (VALUE).lease_until, (VALUE).first_due_at, (VALUE).ambiguous_since, (VALUE).sent_at,
+            (VALUE).finished_at,
             (VALUE).content_key, (VALUE).duplicate_of, (VALUE).answer_ms, (VALUE).error_code, (VALUE).answer_http_status,
             (VALUE).part_of, (VALUE).order_id, (VALUE).held, (VALUE).error_class, (VALUE).error_message, (VALUE).rejected_recipients,
             (VALUE).worker) = 0
@@ -384,15 +394,46 @@ COMMENT ON CONSTRAINT jobs_keep_the_rules ON sms_outbox.jobs IS
 -- as the statements need. None holds what has ended, except jobs_content, jobs_order, jobs_parts and those of the two
 -- constraints.
 
-CREATE INDEX jobs_due ON sms_outbox.jobs (account, bulk, priority, due_at, id) WHERE status = 'queued' AND held IS NULL;
+CREATE INDEX jobs_due ON sms_outbox.jobs (account, bulk, priority, producer, due_at, id)
+    WHERE status = 'queued' AND held IS NULL;
 COMMENT ON INDEX sms_outbox.jobs_due IS
-    'The order of claims: single messages and bulk orders, each priority by itself; by id what is due at one moment, so that a '
-    'claim can read on from where the last one was. claim/singles.sql, claim/bulk.sql, hold.sql, depth.sql, '
-    'open_jobs.sql, waiting_to_uncertain.sql.';
+    'The order of claims: single messages and bulk orders, each priority and each producer by itself; by id what is due at one '
+    'moment, so that a claim can read on from where the last one was. claim/singles.sql, claim/bulk.sql, hold.sql, '
+    'depth.sql, unexplained.sql, open_jobs.sql, waiting_to_uncertain.sql, and the function queued_producers.';
+
+CREATE FUNCTION sms_outbox.queued_producers(p_account text)
+RETURNS TABLE (bulk boolean, priority smallint, producer text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH RECURSIVE level AS (
+        SELECT bulk, priority::smallint
+        FROM unnest(ARRAY[false, true]) AS bulk CROSS JOIN generate_series(0, 3) AS priority
+    ), step AS (
+        SELECT level.bulk, level.priority, first.producer
+        FROM level CROSS JOIN LATERAL (
+            SELECT job.producer FROM sms_outbox.jobs AS job
+            WHERE job.account = p_account AND job.bulk = level.bulk AND job.priority = level.priority
+              AND job.status = 'queued' AND job.held IS NULL
+            ORDER BY job.producer
+            LIMIT 1) AS first
+        UNION ALL
+        SELECT step.bulk, step.priority, next.producer
+        FROM step CROSS JOIN LATERAL (
+            SELECT job.producer FROM sms_outbox.jobs AS job
+            WHERE job.account = p_account AND job.bulk = step.bulk AND job.priority = step.priority
+              AND job.producer > step.producer AND job.status = 'queued' AND job.held IS NULL
+            ORDER BY job.producer
+            LIMIT 1) AS next
+    )
+    SELECT step.bulk, step.priority, step.producer FROM step;
+END;
+COMMENT ON FUNCTION sms_outbox.queued_producers(text) IS
+    'Whose jobs wait in an account, due or not: a look at the index for each of them, however many jobs they have.';
 
 CREATE INDEX jobs_held ON sms_outbox.jobs (account, held, sender) WHERE status = 'queued' AND held IS NOT NULL;
 COMMENT ON INDEX sms_outbox.jobs_held IS
-    'What a pause holds, to be released when it is over. release_held.sql, depth.sql, open_jobs.sql, waiting_to_uncertain.sql.';
+    'What a pause holds, to be released when it is over. release_held.sql, depth.sql, unexplained.sql, open_jobs.sql, '
+    'waiting_to_uncertain.sql.';
 
 CREATE INDEX jobs_expiry ON sms_outbox.jobs (expires_at) WHERE status = 'queued' AND expires_at IS NOT NULL;
 COMMENT ON INDEX sms_outbox.jobs_expiry IS 'What waits past its expiry without being claimed. expire.sql, due_maintenance.sql.';
@@ -527,6 +568,64 @@ COMMENT ON VIEW sms_outbox.attempts IS
     'One row for every request that left, or may have left, a worker, and for every word of an operator or of the provider''s '
     'reports about it: the whole history of every job. Columns as in attempt_log.';
 
+----------------------------------------------------------------------------------------------------------------- Accounts
+
+CREATE TABLE sms_outbox.accounts (
+    account         text          NOT NULL,
+    rate_per_second integer       NOT NULL DEFAULT 0,
+    accepted_at     timestamptz,
+    failed_at       timestamptz,
+    failure_class   text,
+    failure_message text,
+    blames          integer       NOT NULL DEFAULT 0,
+    outage_since    timestamptz,
+    outage_by       text,
+    probe_at        timestamptz,
+    probes          integer       NOT NULL DEFAULT 0,
+    trial_at        timestamptz,
+    trials          integer       NOT NULL DEFAULT 0,
+    claimed_at      timestamptz[] NOT NULL DEFAULT '{}',
+    claimed_due_at  timestamptz[] NOT NULL DEFAULT '{}',
+    CONSTRAINT accounts_pkey PRIMARY KEY (account)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE sms_outbox.accounts IS
+    'How the provider does for each account, as the whole fleet knows it. Written by workers.';
+COMMENT ON COLUMN sms_outbox.accounts.account IS 'The account.';
+COMMENT ON COLUMN sms_outbox.accounts.rate_per_second IS
+    'Recipients a second, for the whole fleet: the smallest limit that a live worker brings (sms_outbox.workers). 0: no limit.';
+COMMENT ON COLUMN sms_outbox.accounts.accepted_at IS 'About when a message was accepted last: to the second.';
+COMMENT ON COLUMN sms_outbox.accounts.failed_at IS 'When a request failed last for a cause that is no message''s.';
+COMMENT ON COLUMN sms_outbox.accounts.failure_class IS 'What kind of failure that was, as in jobs.error_class.';
+COMMENT ON COLUMN sms_outbox.accounts.failure_message IS 'A sentence about it, as in jobs.error_message.';
+COMMENT ON COLUMN sms_outbox.accounts.blames IS
+    'How many answers in a row have blamed the account, with nothing accepted in between.';
+COMMENT ON COLUMN sms_outbox.accounts.outage_since IS
+    'Since when the provider is unavailable: no new request leaves, only what may have been accepted is repeated. Null: it is not.';
+COMMENT ON COLUMN sms_outbox.accounts.outage_by IS 'The worker that noticed it.';
+COMMENT ON COLUMN sms_outbox.accounts.probe_at IS 'In an outage: when a worker asks for the balance next.';
+COMMENT ON COLUMN sms_outbox.accounts.probes IS 'How often it was asked in this outage; spaces the probes.';
+COMMENT ON COLUMN sms_outbox.accounts.trial_at IS
+    'In an outage in which the balance can be asked: when a new message may be tried next.';
+COMMENT ON COLUMN sms_outbox.accounts.trials IS 'How many were tried in this outage; spaces the trials.';
+COMMENT ON COLUMN sms_outbox.accounts.claimed_at IS
+    'When a job of each priority, 0 to 3, was claimed last: to the second.';
+COMMENT ON COLUMN sms_outbox.accounts.claimed_due_at IS
+    'When the last of those had been due: what was due later waits behind it. Tells what only waits from what is stuck.';
+
+CREATE TABLE sms_outbox.workers (
+    worker          text        NOT NULL,
+    account         text        NOT NULL,
+    rate_per_second integer     NOT NULL,
+    seen_at         timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT workers_pkey PRIMARY KEY (account, worker)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE sms_outbox.workers IS
+    'Which workers serve an account, and the limit that each was given. One that was not seen for 15 s is gone. Written by workers.';
+COMMENT ON COLUMN sms_outbox.workers.worker IS 'The worker, as in jobs.worker.';
+COMMENT ON COLUMN sms_outbox.workers.account IS 'The account.';
+COMMENT ON COLUMN sms_outbox.workers.rate_per_second IS 'Its SMS_OUTBOX_RATE_PER_SECOND; 0: no limit.';
+COMMENT ON COLUMN sms_outbox.workers.seen_at IS 'When it said so last.';
+
 ------------------------------------------------------------------------------------------------------------------- Pauses
 
 -- A row stays after its pause has ended, so that one that comes back soon is probed less often.
@@ -542,7 +641,6 @@ CREATE TABLE sms_outbox.pauses (
     until       timestamptz,
     probe_at    timestamptz,
     consecutive_failures integer NOT NULL DEFAULT 1,
-    has_held    boolean     NOT NULL DEFAULT false,
     ended_at    timestamptz,
     ended_by    text,
     CONSTRAINT pauses_pkey PRIMARY KEY (account, scope, sender),
@@ -568,9 +666,66 @@ COMMENT ON COLUMN sms_outbox.pauses.until IS 'When it ends by itself; null: by a
 COMMENT ON COLUMN sms_outbox.pauses.probe_at IS 'When a worker asks the provider next whether the failure is over; null: never.';
 COMMENT ON COLUMN sms_outbox.pauses.consecutive_failures IS
     'How often in a row it began or was probed in vain; spaces the probes.';
-COMMENT ON COLUMN sms_outbox.pauses.has_held IS 'Whether jobs have been put out of the claim''s way because of it (jobs.held).';
 COMMENT ON COLUMN sms_outbox.pauses.ended_at IS 'When it was ended; null while it holds.';
 COMMENT ON COLUMN sms_outbox.pauses.ended_by IS 'Who ended it.';
+
+------------------------------------------------------------------------------------------------------------- Refused rows
+
+CREATE TABLE sms_outbox.refused_jobs (
+    job_id     uuid        NOT NULL,
+    account    text        NOT NULL,
+    sqlstate   text        NOT NULL,
+    rule       text,
+    refusals   integer     NOT NULL DEFAULT 1,
+    since      timestamptz NOT NULL DEFAULT now(),
+    retry_at   timestamptz NOT NULL,
+    CONSTRAINT refused_jobs_pkey PRIMARY KEY (job_id)
+);
+COMMENT ON TABLE sms_outbox.refused_jobs IS
+    'Jobs whose row the database refuses to change (a rule or a trigger of the application, a value that does not fit): claims step '
+    'over them until retry_at, and doctor names them. Written by workers.';
+COMMENT ON COLUMN sms_outbox.refused_jobs.job_id IS 'The job.';
+COMMENT ON COLUMN sms_outbox.refused_jobs.account IS 'The job''s account.';
+COMMENT ON COLUMN sms_outbox.refused_jobs.sqlstate IS 'What kind of error it was (SQLSTATE). Its words may quote the row, and are not kept.';
+COMMENT ON COLUMN sms_outbox.refused_jobs.rule IS 'The constraint that was broken, where there was one.';
+COMMENT ON COLUMN sms_outbox.refused_jobs.refusals IS 'How often it was refused; spaces the tries.';
+COMMENT ON COLUMN sms_outbox.refused_jobs.since IS 'When it was refused first.';
+COMMENT ON COLUMN sms_outbox.refused_jobs.retry_at IS 'When it is tried next.';
+
+CREATE INDEX refused_jobs_account ON sms_outbox.refused_jobs (account, retry_at);
+COMMENT ON INDEX sms_outbox.refused_jobs_account IS 'Whether an account has any. claim/account.sql.';
+
+-- Each row by itself, in a transaction of its own that is always rolled back: one refused row hides the others of a statement.
+CREATE FUNCTION sms_outbox.refusals(p_ids uuid[]) RETURNS TABLE (job_id uuid, account text, code text, rule text)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_id uuid;
+BEGIN
+    FOREACH v_id IN ARRAY p_ids LOOP
+        BEGIN
+            PERFORM FROM sms_outbox.jobs AS job WHERE job.id = v_id FOR NO KEY UPDATE NOWAIT;
+            UPDATE sms_outbox.jobs AS job
+            SET status = 'sending', attempt = job.attempt + 1, token = job.token + 1, claimed_at = now(), lease_until = now(), worker = ''
+            WHERE job.id = v_id AND job.status = 'queued';
+            UPDATE sms_outbox.jobs AS job
+            SET status = 'sent', sent_at = now(), finished_at = now(), lease_until = NULL
+            WHERE job.id = v_id AND job.status = 'sending';
+            RAISE EXCEPTION USING ERRCODE = 'SMS01';
+        EXCEPTION
+            WHEN SQLSTATE 'SMS01' OR lock_not_available OR unique_violation THEN
+                NULL;
+            WHEN OTHERS THEN
+                job_id := v_id;
+                SELECT job.account INTO refusals.account FROM sms_outbox.jobs AS job WHERE job.id = v_id;
+                GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, rule = CONSTRAINT_NAME;
+                rule := nullif(rule, '');
+                RETURN NEXT;
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION sms_outbox.refusals(uuid[]) IS
+    'Which of these jobs the database refuses to change as a worker would, and why. Changes nothing.';
 
 ---------------------------------------------------------------------------------------------------------------- The limit
 
@@ -580,6 +735,8 @@ CREATE TABLE sms_outbox.rate_limits (
     counts    integer[] NOT NULL DEFAULT '{}',
     last      bigint    NOT NULL DEFAULT 0,
     paced_to  bigint    NOT NULL DEFAULT 0,
+    closed_to bigint    NOT NULL DEFAULT 0,
+    bulk_at   timestamptz,
     CONSTRAINT rate_limits_pkey PRIMARY KEY (account)
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE sms_outbox.rate_limits IS 'The limit that all workers of an account share. Written by reserve_slots.';
@@ -593,11 +750,25 @@ COMMENT ON COLUMN sms_outbox.rate_limits.paced_to IS
     'Microseconds since 1970 before which no further message above priority 0 gets a slot: spreads them evenly, so that an '
     'urgent one never meets a second that is already spent.';
 
+COMMENT ON COLUMN sms_outbox.rate_limits.closed_to IS
+    'Microseconds since 1970 before which nothing gets a slot, because an order of more recipients than the limit has left.';
+COMMENT ON COLUMN sms_outbox.rate_limits.bulk_at IS
+    'When the next bulk order may be claimed: those that the limit could carry in ten seconds are spread.';
+
+CREATE FUNCTION sms_outbox.rate_per_second(p_account text, p_limit integer) RETURNS integer
+LANGUAGE sql STABLE
+RETURN least(
+    nullif(greatest(p_limit, 0), 0),
+    (SELECT nullif(known.rate_per_second, 0) FROM sms_outbox.accounts AS known WHERE known.account = p_account));
+COMMENT ON FUNCTION sms_outbox.rate_per_second(text, integer) IS
+    'The limit of an account in recipients a second: the smallest of what is asked for and what any live worker brings. Null: none.';
+
 CREATE FUNCTION sms_outbox.reserve_slots(
     p_account text, p_limit integer, p_window integer, p_horizon integer, p_weights integer[], p_urgent boolean[])
 RETURNS TABLE (place integer, wait_us integer)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    v_limit   integer := sms_outbox.rate_per_second(p_account, p_limit);
     v_now     bigint;      -- microseconds since 1970
     v_bucket  bigint;      -- the 10 ms we are in
     v_ring    sms_outbox.rate_limits;
@@ -611,7 +782,7 @@ DECLARE
     v_lost    integer := 2147483647;  -- the least weight for which no place was found
     v_any     boolean := false;
 BEGIN
-    IF p_limit <= 0 THEN
+    IF v_limit IS NULL THEN
         RETURN QUERY SELECT n, 0 FROM generate_series(1, cardinality(p_weights)) AS n;
         RETURN;
     END IF;
@@ -632,6 +803,7 @@ BEGIN
         -- The clock was set back. What counts goes on counting for as long as it would have.
         v_ring.last := v_ring.last - (v_ring.first - v_bucket);
         v_ring.paced_to := least(v_ring.paced_to, v_now);
+        v_ring.closed_to := v_ring.closed_to - (v_ring.first - v_bucket) * 10000;
         v_ring.first := v_bucket;
     END IF;
     v_counts := v_ring.counts[least(v_bucket - v_ring.first, cardinality(v_ring.counts))::integer + 1 :];
@@ -641,19 +813,19 @@ BEGIN
     v_last := greatest(v_ring.last - v_bucket + 1, 1)::integer;
 
     FOR i IN 1 .. cardinality(p_weights) LOOP
-        -- A job above the limit by itself waits for an empty second and then pays for the following ones through the pace.
-        v_weight := least(p_weights[i], p_limit);
+        -- A job above the limit by itself waits for an empty second, and then nothing leaves until its recipients are paid for.
+        v_weight := least(p_weights[i], v_limit);
         CONTINUE WHEN v_weight >= v_lost AND NOT p_urgent[i];
-        v_at := 1;
-        v_room := p_limit - v_weight;
+        v_room := v_limit - v_weight;
         v_reach := 1 + p_horizon;
+        v_at := 1 + least(greatest(v_ring.closed_to / 10000 - v_bucket, 0), v_reach + p_window)::integer;
         IF NOT p_urgent[i] THEN
-            v_at := 1 + least(greatest(v_ring.paced_to / 10000 - v_bucket, 0), v_reach)::integer;
+            v_at := greatest(v_at, 1 + least(greatest(v_ring.paced_to / 10000 - v_bucket, 0), v_reach)::integer);
             CONTINUE WHEN v_at > v_reach;
             IF v_weight > 1 THEN
                 -- A second that many have filled to the brim would keep an urgent message waiting until several of them have
                 -- passed. Single ones leave a place free every few milliseconds.
-                v_room := greatest(v_room - p_limit / 100, 0);
+                v_room := greatest(v_room - v_limit / 100, 0);
             END IF;
         END IF;
         IF p_urgent[i] OR (v_weight > 1 AND v_last <= v_reach) THEN
@@ -686,19 +858,23 @@ BEGIN
         -- urgent messages when its second is over.
         v_ring.paced_to := greatest(
                 v_ring.paced_to, (v_bucket + v_at - 1) * 10000 - least(v_weight, 5) * 400::bigint * p_window)
-            + p_weights[i]::bigint * p_window * 10000 / p_limit;
+            + p_weights[i]::bigint * p_window * 10000 / v_limit;
+        IF p_weights[i] > v_limit THEN
+            v_ring.closed_to := (v_bucket + v_at - 1) * 10000 + p_weights[i]::bigint * p_window * 10000 / v_limit;
+        END IF;
     END LOOP;
 
     IF v_any THEN
         UPDATE sms_outbox.rate_limits
-        SET first = v_bucket, counts = v_counts, last = v_bucket + v_last - 1, paced_to = v_ring.paced_to
+        SET first = v_bucket, counts = v_counts, last = v_bucket + v_last - 1, paced_to = v_ring.paced_to,
+            closed_to = v_ring.closed_to
         WHERE account = p_account;
     END IF;
 END
 $$;
 COMMENT ON FUNCTION sms_outbox.reserve_slots(text, integer, integer, integer, integer[], boolean[]) IS
     'Reserves moments at which messages of the given weights (recipients) may leave, such that no p_window consecutive 10 ms '
-    'hold more than p_limit recipients over all workers. Returns, for those that fit before p_horizon further 10 ms have passed '
+    'hold more than p_limit recipients over all workers, or than the least that any of them believes. Returns, for those that fit before p_horizon further 10 ms have passed '
     '(urgent ones, and one of several recipients at a time: a window later), their place in the list and the microseconds until '
     'their 10 ms begin (negative: they have begun). Urgent ones skip the even pacing, never the limit.';
 
@@ -1025,13 +1201,18 @@ CREATE VIEW sms_outbox.queue_stats AS
 WITH holding AS (
     SELECT account,
            bool_or(scope = 'account') AS whole_account,
+           -- The first ten: an account may have thousands of paused senders.
            string_agg(
                CASE scope WHEN 'account' THEN 'account' WHEN 'iys' THEN 'marketing (iys)' ELSE 'sender ' || sender END
                    || ': ' || reason,
-               '; ' ORDER BY scope, sender) AS reasons,
+               '; ' ORDER BY scope, sender) FILTER (WHERE place <= 10)
+               || CASE WHEN count(*) > 10 THEN '; and ' || count(*) - 10 || ' more' ELSE '' END AS reasons,
            min(since) AS since
-    FROM sms_outbox.pauses
-    WHERE ended_at IS NULL AND (until IS NULL OR until > now())
+    FROM (
+        SELECT *, row_number() OVER (PARTITION BY account ORDER BY scope, sender) AS place
+        FROM sms_outbox.pauses
+        WHERE ended_at IS NULL AND (until IS NULL OR until > now())
+    ) AS live
     GROUP BY account
 ), counted AS (
     SELECT account, status, count(*) AS jobs,
@@ -1049,7 +1230,7 @@ SELECT coalesce(counted.account, holding.account) AS account,
 FROM counted FULL JOIN holding USING (account);
 COMMENT ON VIEW sms_outbox.queue_stats IS
     'Per account and status: how many jobs, the age of the oldest one that is due, whether the whole account is paused, and '
-    'every pause of the account with its reason. An account that is paused and has no jobs shows up with a null status.';
+    'the first ten pauses of the account with their reasons. An account that is paused and has no jobs shows up with a null status.';
 
 ---------------------------------------------------------------------------------------------------------------- Retention
 
@@ -1065,6 +1246,8 @@ BEGIN ATOMIC
         DELETE FROM sms_outbox.attempt_log WHERE job_id IN (SELECT id FROM old)
     ), dropped AS (
         DELETE FROM sms_outbox.reconciliation_tasks WHERE job_id IN (SELECT id FROM old)
+    ), changeable AS (
+        DELETE FROM sms_outbox.refused_jobs WHERE job_id IN (SELECT id FROM old)
     ), pruned AS (
         DELETE FROM sms_outbox.jobs WHERE id = ANY (ARRAY(SELECT id FROM old)) RETURNING 1
     )

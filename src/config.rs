@@ -201,6 +201,10 @@ pub struct WorkerArgs {
     #[arg(long, env = "SMS_OUTBOX_BACKOFF_CAP", value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub backoff_cap: Duration,
 
+    /// How long after it was due a job without expires_at is tried while nothing but outages stand in its way
+    #[arg(long, env = "SMS_OUTBOX_RETRY_FOR", value_name = "DURATION", default_value = "72h", value_parser = duration)]
+    pub retry_for: Duration,
+
     /// The longest that a due job waits to be noticed
     #[arg(long, env = "SMS_OUTBOX_POLL_INTERVAL", value_name = "DURATION", default_value = "1s", value_parser = duration)]
     pub poll_interval: Duration,
@@ -372,16 +376,17 @@ impl WorkerArgs {
                 base: self.backoff_base,
                 cap: self.backoff_cap,
             },
+            retry_for: self.retry_for,
         }
     }
 
-    /// How paused accounts are probed: a probe is for a person's work to be noticed soon, so it starts at five times the
+    /// How paused accounts are probed: a probe is for a person's work to be noticed soon, so it starts at twice the
     /// backoff's base and never waits longer than a minute.
     #[must_use]
     pub fn probing(&self) -> Probing {
         let longest = self.backoff_cap.min(Duration::from_secs(60));
         Probing {
-            first: (self.backoff_base * 5).min(longest),
+            first: (self.backoff_base * 2).min(longest),
             longest,
         }
     }
@@ -779,7 +784,7 @@ mod tests {
         let with = |values: fn(&str) -> &str| {
             let secrets = config
                 .provider
-                .secrets(|name| Some(values(name).to_owned()));
+                .secrets(|name| (!name.ends_with("_FILE")).then(|| values(name).to_owned()));
             config.check_exclusive(&secrets.expect("values"))
         };
         assert_eq!(with(|name| name), Ok(()));

@@ -243,6 +243,7 @@ fn worker(url: &str, base_url: &str) -> WorkerArgs {
         settle_delay: Duration::from_millis(1_500),
         backoff_base: Duration::from_millis(400),
         backoff_cap: Duration::from_secs(2),
+        retry_for: Duration::from_secs(72 * 3600),
         poll_interval: Duration::from_millis(100),
         reconcile: true,
         // Its provider is its own.

@@ -7,6 +7,7 @@
 //! Each step takes what only the step before can have made. Sending consumes a `Permit`, which only the gate makes;
 //! recording consumes the claim. Here, and only here, the outbox and the provider meet.
 
+mod account_health;
 mod concurrency;
 mod content_lock;
 mod cursor;
@@ -19,6 +20,7 @@ mod reconcile;
 mod recorder;
 mod running;
 mod split;
+mod turns;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -34,21 +36,21 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-use concurrency::{Concurrency, Poll};
+use concurrency::{Concurrency, Poll, RequestPermit};
 use content_lock::{ContentLock, ContentLocks};
-use cursor::ClaimCursors;
 use gate::{Permit, Slot, Withheld, slots_ahead};
 pub use outage::Outage;
 use parse::{ParsedJob, send_at};
 use recorder::Entry;
 pub use running::{Account, Running, Settings};
 use running::{AccountState, jitter, watched};
+use turns::Turns;
 
 use crate::{
     failpoints::{self, Point},
     lifecycle::{ErrorClass, Failure, JobState, Outcome, Pause, PauseScope, Progress, Verdict},
     message::is_traceparent,
-    outbox::{Claim, ContentKey, Evidence, Observer, Outbox, Record},
+    outbox::{Claim, ClaimOrder, ContentKey, Evidence, Observer, Outbox, OutboxError, Record},
     provider::{Order, Provider},
     splitting::Cut,
 };
@@ -56,8 +58,10 @@ use crate::{
 /// How long after the last work a limited account is polled often: longer than a job of many recipients can keep all others
 /// waiting.
 const SLOTS_RETURN: Duration = Duration::from_secs(3);
-/// How long a message waits for another of equal content.
-const DUPLICATE_PATIENCE: Duration = Duration::from_millis(500);
+/// One bulk order of so many is taken for its age and not for its priority.
+const OLDEST_BULK: u32 = 4;
+/// How far a refused claim is looked into, for each producer and priority.
+const LOOK_FOR_REFUSED: usize = 300;
 
 /// The flow of one worker.
 pub struct Dispatch {
@@ -93,36 +97,37 @@ impl Dispatch {
     /// Claims single messages for the permits that are free, and as many as become free in the next milliseconds: no
     /// job waits here for longer that another worker could send.
     async fn claim_singles(self: Arc<Self>, account: Arc<AccountState>) {
-        // Six polls in the promised interval: the first messages of a burst wait for one of them, and one may fail.
-        let mut poll = Poll::new(self.settings.poll_interval / 6);
-        let mut cursors = ClaimCursors::new(self.settings.poll_interval / 2);
-        let mut last_found = Instant::now();
         let pulse = self
             .outage
             .claims(format!("claims of account {}", account.name));
+        if self.unless_stopping(account.informed()).await.is_none() {
+            return;
+        }
+        // Six polls in the promised interval: the first messages of a burst wait for one of them, and one may fail.
+        let mut poll = Poll::new(self.settings.poll_interval / 6);
+        let mut turns = Turns::new(self.settings.poll_interval / 2);
+        let mut last_found = Instant::now();
         while let Some(available) = self.unless_stopping(account.concurrency.available()).await {
             let slots = self.slots(&account);
-            let at_most = if slots.per_second == 0 {
-                available
-            } else {
-                available.min(slots_ahead(slots))
+            let trial = account.health.is_trial();
+            let at_most = match (trial, account.limit()) {
+                (true, _) => 1,
+                (false, 0) => available,
+                (false, per_second) => available.min(slots_ahead(per_second, slots.horizon)),
             };
-            let lease = self.settings.policy.lease;
             let asked = Instant::now();
-            let from = cursors.next(asked);
+            if let Err(error) = self.refresh(&account, &mut turns).await {
+                pulse.failed(&error);
+                let pause = self.outage.failed(&error);
+                if !self.sleep(pause).await {
+                    return;
+                }
+                continue;
+            }
+            let round = turns.next(at_most, asked);
+            let order = self.claim_order(&account, trial);
             pulse.begins();
-            let claimed = self
-                .outbox
-                .claim(
-                    &account.name,
-                    at_most,
-                    lease,
-                    &self.settings.worker,
-                    slots,
-                    &from,
-                )
-                .await;
-            let pause = match claimed {
+            let pause = match self.outbox.claim(order, at_most, &round.turns).await {
                 Ok(claims) => {
                     if !claims.is_empty() {
                         failpoints::point(Point::AfterClaim);
@@ -130,14 +135,23 @@ impl Dispatch {
                     self.outage.over();
                     pulse.succeeded();
                     account.concurrency.claim_took();
-                    cursors.claimed(&from, &claims, asked, Instant::now());
+                    turns.claimed(&round, &claims, asked, Instant::now());
                     let found = claims.len();
                     account.metrics.claimed(found);
+                    account.health.claimed(&claims);
+                    let limited = account.limit() > 0;
                     if let Some(claim) = claims.first() {
                         account.follow(claim.received - claim.asked);
                     }
+                    if trial {
+                        if found == 0 {
+                            self.nothing_to_try(&account).await;
+                        } else {
+                            account.health.trial_over();
+                        }
+                    }
                     for claim in claims {
-                        self.carry(&account, claim, &account.concurrency);
+                        self.carry(&account, claim, &account.concurrency, trial);
                     }
                     if found > 0 {
                         poll.found();
@@ -146,7 +160,7 @@ impl Dispatch {
                     // A full claim means that there is probably more.
                     if found == at_most {
                         Duration::ZERO
-                    } else if slots.per_second > 0 && last_found.elapsed() < SLOTS_RETURN {
+                    } else if limited && last_found.elapsed() < SLOTS_RETURN {
                         // Nothing may have come because no slot was free; the next one is a few milliseconds away.
                         poll.pause(jitter()).min(Duration::from_millis(20))
                     } else {
@@ -155,7 +169,7 @@ impl Dispatch {
                 }
                 Err(error) => {
                     pulse.failed(&error);
-                    self.outage.failed(&error)
+                    self.claim_failed(&account, &error).await
                 }
             };
             if !self.sleep(pause).await {
@@ -166,28 +180,39 @@ impl Dispatch {
 
     /// Claims bulk orders, one after the other.
     async fn claim_bulk(self: Arc<Self>, account: Arc<AccountState>) {
-        let mut poll = Poll::new(self.settings.poll_interval / 2);
         let pulse = self
             .outage
             .claims(format!("claims of bulk orders of account {}", account.name));
+        if self.unless_stopping(account.informed()).await.is_none() {
+            return;
+        }
+        let mut poll = Poll::new(self.settings.poll_interval / 2);
+        let mut turns = Turns::new(self.settings.poll_interval / 2);
+        let mut orders: u32 = 0;
         while self
             .unless_stopping(account.bulk_concurrency.available())
             .await
             .is_some()
         {
-            let lease = self.settings.policy.lease;
+            let oldest = orders % OLDEST_BULK == OLDEST_BULK - 1;
+            let order = self.claim_order(&account, false);
             pulse.begins();
-            let pause = match self
-                .outbox
-                .claim_bulk(&account.name, lease, &self.settings.worker)
-                .await
-            {
+            let claimed = match self.refresh(&account, &mut turns).await {
+                Ok(()) => {
+                    self.outbox
+                        .claim_bulk(order, &turns.producers(), oldest)
+                        .await
+                }
+                Err(error) => Err(error),
+            };
+            let pause = match claimed {
                 Ok(Some(claim)) => {
                     failpoints::point(Point::AfterClaim);
                     self.outage.over();
                     pulse.succeeded();
                     account.metrics.claimed(1);
-                    self.carry(&account, claim, &account.bulk_concurrency);
+                    self.carry(&account, claim, &account.bulk_concurrency, false);
+                    orders = orders.wrapping_add(1);
                     poll.found();
                     Duration::ZERO
                 }
@@ -198,7 +223,7 @@ impl Dispatch {
                 }
                 Err(error) => {
                     pulse.failed(&error);
-                    self.outage.failed(&error)
+                    self.claim_failed(&account, &error).await
                 }
             };
             if !self.sleep(pause).await {
@@ -207,12 +232,54 @@ impl Dispatch {
         }
     }
 
+    fn claim_order<'a>(&'a self, account: &'a AccountState, trial: bool) -> ClaimOrder<'a> {
+        ClaimOrder {
+            account: &account.name,
+            worker: &self.settings.worker,
+            lease: self.settings.policy.lease,
+            slots: self.slots(account),
+            trial,
+        }
+    }
+
+    /// Looks whose jobs wait, if it is time to.
+    async fn refresh(&self, account: &AccountState, turns: &mut Turns) -> Result<(), OutboxError> {
+        let now = Instant::now();
+        if turns.are_stale(now) {
+            turns.refresh(&self.outbox.waiting(&account.name).await?, now);
+        }
+        Ok(())
+    }
+
+    /// A claim failed. Where the database refuses to change a row, that one is named and stepped over; returns how long to wait.
+    async fn claim_failed(&self, account: &AccountState, error: &OutboxError) -> Duration {
+        if error.may_blame_one_row()
+            && let Ok(refused) = self
+                .outbox
+                .name_refused(&account.name, LOOK_FOR_REFUSED)
+                .await
+            && !refused.is_empty()
+        {
+            for job in refused {
+                account.metrics.refused_rows.inc();
+                tracing::error!(
+                    job.id = %job.job_id, account = %account.name, sqlstate = job.sqlstate, rule = job.rule,
+                    refusals = job.refusals,
+                    "the database refuses to change this job's row: it is stepped over, and tried again later"
+                );
+            }
+            return Duration::ZERO;
+        }
+        self.outage.failed(error)
+    }
+
     /// Carries one claim to its record, in a task of its own.
     fn carry(
         self: &Arc<Self>,
         account: &Arc<AccountState>,
         claim: Claim,
         concurrency: &Arc<Concurrency>,
+        trial: bool,
     ) {
         let (permit, unrecorded) = concurrency.take();
         let in_flight = account.metrics.in_flight();
@@ -231,7 +298,7 @@ impl Dispatch {
         };
         let job = async move {
             let requested = AtomicBool::new(false);
-            let process = this.process(&account, &concurrency, &claim, &requested);
+            let process = this.process(&account, &concurrency, &claim, trial, &requested);
             // A panic is this job's own failure: the other jobs, and the worker, go on.
             let processed = match AssertUnwindSafe(process).catch_unwind().await {
                 Ok(processed) => processed,
@@ -290,6 +357,7 @@ impl Dispatch {
         account: &AccountState,
         concurrency: &Concurrency,
         claim: &Claim,
+        trial: bool,
         requested: &AtomicBool,
     ) -> Processed {
         let parsed = match ParsedJob::parse(&account.name, claim, self.settings.foreign) {
@@ -306,16 +374,14 @@ impl Dispatch {
                 };
             }
         };
-        // Not for long: a job that waits here takes the permit of another.
-        let lock =
-            tokio::time::timeout(DUPLICATE_PATIENCE, self.content_locks.lock(parsed.content));
-        let (sent, lock) = match self.unless_stopping(lock).await {
-            Some(Ok(lock)) => {
-                let sent = self.send_through_gate(account, concurrency, claim, &parsed, requested);
+        let (sent, lock) = match self.content_locks.lock(parsed.content) {
+            Ok(lock) => {
+                let sent =
+                    self.send_through_gate(account, concurrency, claim, &parsed, trial, requested);
                 (sent.await, Some(lock))
             }
-            Some(Err(_)) => (Err(Withheld::Duplicate), None),
-            None => (Err(Withheld::Stopping), None),
+            // It comes back when its turn may have come, and keeps neither permit nor lease meanwhile.
+            Err(turn) => (Err(Withheld::Duplicate(turn)), None),
         };
         let (outcome, pause, evidence) = match sent {
             Ok((outcome, pause, evidence)) => (outcome, pause, Some(evidence)),
@@ -335,21 +401,49 @@ impl Dispatch {
         }
     }
 
-    /// Sends the job, if the pre-send check allows it.
+    /// Sends the job, if the pre-send check allows it. In an outage nothing new is sent but the one message that was chosen for a
+    /// trial.
     async fn send_through_gate(
         &self,
         account: &AccountState,
         concurrency: &Concurrency,
         claim: &Claim,
         parsed: &ParsedJob,
+        trial: bool,
         requested: &AtomicBool,
     ) -> Result<(Outcome, Option<Pause>, Evidence), Withheld> {
-        let Some(_under_way) = self.unless_stopping(concurrency.request()).await else {
-            return Err(Withheld::Stopping);
+        let fresh = claim.indeterminate_age.is_none() && !trial;
+        let outage = async {
+            if fresh {
+                account.health.outage().await;
+            } else {
+                std::future::pending::<()>().await;
+            }
         };
-        let permit = self.gate(account, claim, parsed, Slot::of(claim)).await?;
+        let way = async {
+            let under_way = async {
+                let fresh = if fresh {
+                    Some(account.concurrency.fresh().await?)
+                } else {
+                    None
+                };
+                Some(RequestPermit {
+                    _request: concurrency.request().await?,
+                    fresh,
+                })
+            };
+            let under_way = self.unless_stopping(under_way).await;
+            let under_way = under_way.flatten().ok_or(Withheld::Stopping)?;
+            let permit = self.gate(account, claim, parsed, Slot::of(claim)).await?;
+            Ok((under_way, permit))
+        };
+        let (under_way, permit) = tokio::select! {
+            biased;
+            () = outage => return Err(Withheld::Outage),
+            free = way => free?,
+        };
         requested.store(true, Ordering::Relaxed);
-        self.send(account, claim, parsed, permit).await
+        self.send(account, claim, parsed, permit, under_way).await
     }
 
     /// Makes the one request, and decides the outcome from its answer. Withheld: it was not sent, because the pre-send check
@@ -360,6 +454,7 @@ impl Dispatch {
         claim: &Claim,
         parsed: &ParsedJob,
         permit: Permit,
+        under_way: RequestPermit,
     ) -> Result<(Outcome, Option<Pause>, Evidence), Withheld> {
         let order = Order {
             sender: &claim.sender,
@@ -384,7 +479,7 @@ impl Dispatch {
             .await?;
         failpoints::point(Point::ReplyRead);
         account.metrics.request(&seen.verdict, seen.duration);
-        self.learn(account, &seen.verdict);
+        self.learn(account, &seen.verdict, under_way).await;
         let verdict = match failpoints::verdict(seen.verdict) {
             // A pause must hold back the job that met it, or the job is claimed again at once, for ever. So where a
             // transactional message misses the brand code, the whole account is paused.
@@ -397,7 +492,18 @@ impl Dispatch {
             },
             other => other,
         };
-        let (outcome, pause) = self.settings.policy.decide(&job_state(claim), verdict);
+        let blame = match &verdict {
+            Verdict::Blocked {
+                scope: PauseScope::Account,
+                failure,
+            } => Box::pin(self.blame(account, claim, failure)).await,
+            _ => None,
+        };
+        let state = JobState {
+            blame,
+            ..job_state(claim)
+        };
+        let (outcome, pause) = self.settings.policy.decide(&state, verdict);
         let evidence = Evidence {
             progress: seen.progress,
             http_status: seen.http_status,
@@ -405,26 +511,6 @@ impl Dispatch {
             duration: seen.duration,
         };
         Ok((outcome, pause, evidence))
-    }
-
-    /// Adjusts the concurrency to what an answer says about the account.
-    fn learn(&self, account: &AccountState, verdict: &Verdict) {
-        match verdict {
-            Verdict::Accepted(_) | Verdict::Duplicate | Verdict::Refused(_) => {
-                if account.concurrency.succeeded() {
-                    tracing::info!(account = %account.name, "recovered: the provider is healthy again");
-                }
-            }
-            Verdict::Blocked { .. } | Verdict::Throttled { .. } => account.concurrency.slow_down(),
-            Verdict::NotSent(failure) | Verdict::Indeterminate { failure, .. } => {
-                if account.concurrency.failed() {
-                    tracing::error!(
-                        account = %account.name, error.class = %failure.class, reason = %failure.message,
-                        "the provider is unhealthy: one request at a time is sent, other jobs wait unclaimed"
-                    );
-                }
-            }
-        }
     }
 
     /// The processing of the job panicked. The panic hook has logged where.
@@ -439,9 +525,7 @@ impl Dispatch {
             "A bug in the worker ended this attempt; its log says where.",
         );
         let (verdict, progress) = if requested {
-            let answered = false;
-            let verdict = Verdict::Indeterminate { failure, answered };
-            (verdict, Progress::MaybeSent)
+            (Verdict::Indeterminate(failure), Progress::MaybeSent)
         } else {
             (Verdict::NotSent(failure), Progress::NotSent)
         };
@@ -484,7 +568,8 @@ fn job_state(claim: &Claim) -> JobState {
         job: claim.id,
         attempt: u32::try_from(claim.attempt).unwrap_or(0),
         max_attempts: u32::try_from(claim.max_attempts).unwrap_or(0),
-        released: u32::try_from(claim.token - i32::from(claim.attempt)).unwrap_or(0),
+        due_for: claim.due_for + since_claim,
+        blame: None,
         since_claim,
         indeterminate_age: claim.indeterminate_age.map(|age| age + since_claim),
         expires_in: claim

@@ -131,13 +131,44 @@ pub enum Verdict {
     },
     /// Surely never left this process whole, so it may be tried again freely.
     NotSent(Failure),
-    /// It may have been accepted: indeterminate.
-    Indeterminate {
-        /// What was observed.
-        failure: Failure,
-        /// Whether an answer came. If it did, the request is no longer on its way and needs no cool-down before its repeat.
-        answered: bool,
-    },
+    /// It may have been accepted: indeterminate. Whatever the reason, its repeat waits for the settle delay: a front that answers
+    /// first may hand the request on a moment later.
+    Indeterminate(Failure),
+}
+
+/// What is known when an answer blames the account, to tell whose failure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blame {
+    /// How many answers in a row have blamed the account, this one included, with nothing accepted in between.
+    pub in_a_row: u32,
+    /// How many answers to this job have blamed it before.
+    pub earlier: u32,
+    /// Whether another message of the account was accepted since the first of those.
+    pub accepted_meanwhile: bool,
+    /// Whether any was in the last minute.
+    pub accepted_lately: bool,
+    /// Whether a read-only question about the account was answered just now.
+    pub probe_answered: bool,
+}
+
+/// So many answers in a row, to whichever jobs, and the account is paused although messages were accepted a moment ago.
+const BLAMES_BELIEVED: u32 = 3;
+/// So many answers to one job, while others are accepted, and it is the job's failure.
+const BLAMES_OF_A_JOB: u32 = 3;
+
+impl Blame {
+    /// Whether it is this job's own failure: others were accepted between the answers that blame the account, and the account
+    /// answers when it is asked.
+    #[must_use]
+    pub const fn is_the_jobs(&self) -> bool {
+        self.probe_answered && self.accepted_meanwhile && self.earlier + 1 >= BLAMES_OF_A_JOB
+    }
+
+    /// Whether the account is believed to be the cause, and everyone waits.
+    #[must_use]
+    pub const fn is_the_accounts(&self) -> bool {
+        !self.probe_answered || !self.accepted_lately || self.in_a_row >= BLAMES_BELIEVED
+    }
 }
 
 /// A pause that follows from a verdict.
@@ -145,8 +176,24 @@ pub enum Verdict {
 pub struct Pause {
     /// Who waits.
     pub scope: PauseScope,
-    /// How long, where the end is known. `None`: until a probe of the account succeeds.
-    pub lasts: Option<Duration>,
+    /// When it ends.
+    pub ends: PauseEnd,
+}
+
+/// When a pause ends that follows from a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PauseEnd {
+    /// When a probe of the account succeeds.
+    Probe,
+    /// After what the provider asked for.
+    After(Duration),
+    /// After `first`, and twice as long each time it comes back soon, up to `longest`.
+    Backoff {
+        /// The first time.
+        first: Duration,
+        /// At most.
+        longest: Duration,
+    },
 }
 
 /// What is to be recorded about a claimed job.
@@ -165,14 +212,12 @@ pub enum Outcome {
     Expired,
     /// May have been taken, and may no longer be repeated.
     Uncertain(Failure),
-    /// Back to the queue; the attempt is spent.
+    /// Back to the queue, to be repeated: this request may have been taken. Starts the guard window if no earlier one has.
     Retry {
         /// How long to wait.
         delay: Duration,
         /// Why.
         failure: Failure,
-        /// Whether this request may have been taken. Starts the guard window if no earlier one has.
-        indeterminate: bool,
     },
     /// Back to the queue, the attempt returned.
     Release {
@@ -196,6 +241,9 @@ pub struct Policy {
     pub settle_delay: Duration,
     /// Spacing of ordinary retries.
     pub backoff: Backoff,
+    /// How long after it was due first a job without `expires_at` is tried while nothing but outages stand in its way
+    /// (`SMS_OUTBOX_RETRY_FOR`).
+    pub retry_for: Duration,
 }
 
 /// What is known about a claimed job when its outcome is decided.
@@ -207,8 +255,10 @@ pub struct JobState {
     pub attempt: u32,
     /// How many attempts the producer allows.
     pub max_attempts: u32,
-    /// How many claims before this one were released, whatever the reason.
-    pub released: u32,
+    /// How long ago it was due first.
+    pub due_for: Duration,
+    /// What is known about an answer that blames the account; `None`: nothing yet.
+    pub blame: Option<Blame>,
     /// How long ago this attempt was claimed. An upper bound: measured from before the claim was asked for.
     pub since_claim: Duration,
     /// How long ago the first attempt was claimed that may have been taken and was never answered; `None` if none was.
@@ -232,6 +282,12 @@ pub enum PreSendCheck {
     /// The answer could come after the lease has ended: someone else would hold the job by then.
     LeaseTooShort,
 }
+
+/// What a provider asks for after too many requests is believed between these.
+const SHORTEST_THROTTLE: Duration = Duration::from_secs(1);
+const LONGEST_THROTTLE: Duration = Duration::from_secs(300);
+/// Where it asks for nothing, one message is tried at least so often.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 impl Policy {
     /// Asked for every claimed job right before its request leaves.
@@ -259,62 +315,111 @@ impl Policy {
     /// What follows from `verdict`.
     #[must_use]
     pub fn decide(&self, job_state: &JobState, verdict: Verdict) -> (Outcome, Option<Pause>) {
-        let pause = match &verdict {
-            Verdict::Blocked { scope, .. } => Some(Pause {
-                scope: *scope,
-                lasts: None,
-            }),
-            Verdict::Throttled { retry_after, .. } => {
-                let lasts = Some(self.throttle(job_state, *retry_after));
-                Some(Pause {
-                    scope: PauseScope::Account,
-                    lasts,
-                })
-            }
-            Verdict::Accepted(_)
-            | Verdict::Duplicate
-            | Verdict::Refused(_)
-            | Verdict::NotSent(_)
-            | Verdict::Indeterminate { .. } => None,
-        };
-        (self.outcome(job_state, verdict), pause)
-    }
-
-    fn outcome(&self, job_state: &JobState, verdict: Verdict) -> Outcome {
         match verdict {
-            Verdict::Accepted(order_id) => Outcome::Sent {
-                order_id,
-                duplicate: false,
-            },
-            Verdict::Duplicate => Outcome::Sent {
-                order_id: None,
-                duplicate: true,
-            },
-            Verdict::Refused(failure) => Outcome::Failed(failure),
-            // The job waits, longer each time. If the provider (or a firewall before it) objects only to this job, the others
-            // must be able to go first when the pause ends.
-            Verdict::Blocked { failure, .. } => Outcome::Release {
-                delay: self.backoff.ceiling(job_state.released.saturating_add(1)),
-                failure: Some(failure),
-            },
+            Verdict::Accepted(order_id) => (
+                Outcome::Sent {
+                    order_id,
+                    duplicate: false,
+                },
+                None,
+            ),
+            Verdict::Duplicate => (
+                Outcome::Sent {
+                    order_id: None,
+                    duplicate: true,
+                },
+                None,
+            ),
+            Verdict::Refused(failure) => (Outcome::Failed(failure), None),
+            Verdict::Blocked { scope, failure } => self.blocked(job_state, scope, failure),
             Verdict::Throttled {
                 failure,
                 retry_after,
             } => {
-                let delay = self.throttle(job_state, retry_after);
-                self.retry(job_state, failure, job_state.indeterminate_age, delay)
+                let ends = match retry_after {
+                    Some(asked) => {
+                        PauseEnd::After(asked.clamp(SHORTEST_THROTTLE, LONGEST_THROTTLE))
+                    }
+                    None => PauseEnd::Backoff {
+                        first: self.backoff.base.min(LONGEST_BACKOFF),
+                        longest: self.backoff.cap.min(LONGEST_BACKOFF),
+                    },
+                };
+                let pause = Pause {
+                    scope: PauseScope::Account,
+                    ends,
+                };
+                // The pause makes it wait, and keeps its place in the queue.
+                let outcome = self.wait(job_state, failure, Duration::ZERO);
+                (outcome, Some(pause))
             }
             Verdict::NotSent(failure) => {
-                let delay = self.backoff.delay(job_state.job, job_state.attempt);
-                self.retry(job_state, failure, job_state.indeterminate_age, delay)
-            }
-            Verdict::Indeterminate { failure, answered } => {
-                let delay = if answered {
-                    self.backoff.delay(job_state.job, job_state.attempt)
-                } else {
-                    self.cool_down(job_state)
+                // If it is not this connection alone, the outage makes it wait. An unanswered request before it is repeated at its
+                // own pace.
+                let delay = match job_state.indeterminate_age {
+                    Some(_) => self.cool_down(job_state),
+                    None => self.backoff.delay(job_state.job, 1),
                 };
-                self.indeterminate(job_state, failure, delay)
+                (self.wait(job_state, failure, delay), None)
+            }
+            Verdict::Indeterminate(failure) => {
+                let delay = self.cool_down(job_state);
+                (self.indeterminate(job_state, failure, delay), None)
+            }
+        }
+    }
+
+    /// The provider says that the account (a sender, its marketing) is the cause. Where others of the account are accepted all
+    /// the same, it is the job's.
+    fn blocked(
+        &self,
+        job_state: &JobState,
+        scope: PauseScope,
+        failure: Failure,
+    ) -> (Outcome, Option<Pause>) {
+        let blame = job_state.blame.filter(|_| scope == PauseScope::Account);
+        // With an unanswered request behind it nobody knows that it failed.
+        if job_state.indeterminate_age.is_none() && blame.is_some_and(|blame| blame.is_the_jobs()) {
+            let message = format!(
+                "{} Other messages of the account were accepted meanwhile: it is this message that is refused.",
+                failure.message
+            );
+            return (
+                Outcome::Failed(Failure {
+                    class: ErrorClass::Request,
+                    message,
+                    ..failure
+                }),
+                None,
+            );
+        }
+        // The job waits, longer each time. If the provider (or a firewall before it) objects only to this job, the others
+        // must be able to go first when the pause ends.
+        let earlier = blame.map_or(0, |blame| blame.earlier);
+        let outcome = Outcome::Release {
+            delay: self.backoff.ceiling(earlier.saturating_add(1)),
+            failure: Some(failure),
+        };
+        let believed = blame.is_none_or(|blame| blame.is_the_accounts());
+        let pause = believed.then_some(Pause {
+            scope,
+            ends: PauseEnd::Probe,
+        });
+        (outcome, pause)
+    }
+
+    /// Back to the queue without a spent attempt, because the request surely did not reach the provider or was turned away unread.
+    /// Only time bounds that: `expires_at`, or else the retry period.
+    fn wait(&self, job_state: &JobState, failure: Failure, delay: Duration) -> Outcome {
+        let too_old = job_state.expires_in.is_none()
+            && job_state.indeterminate_age.is_none()
+            && job_state.due_for >= self.retry_for;
+        if too_old {
+            Outcome::Failed(failure)
+        } else {
+            Outcome::Release {
+                delay,
+                failure: Some(failure),
             }
         }
     }
@@ -341,57 +446,21 @@ impl Policy {
         age + self.request_timeout < self.guard_window
     }
 
-    /// Another try after a request that may have been taken. The guard window counts from the first of them.
+    /// Another try after a request that may have been taken, unless attempts are used up or the guard window ends first. The window
+    /// counts from the first of them.
     fn indeterminate(&self, job_state: &JobState, failure: Failure, delay: Duration) -> Outcome {
         let age = job_state.indeterminate_age.unwrap_or(job_state.since_claim);
-        match self.retry(job_state, failure, Some(age), delay) {
-            Outcome::Retry { delay, failure, .. } => Outcome::Retry {
-                delay,
-                failure,
-                indeterminate: true,
-            },
-            other => other,
-        }
-    }
-
-    /// Another try after `delay`, unless attempts are used up or the guard window ends first.
-    fn retry(
-        &self,
-        job_state: &JobState,
-        failure: Failure,
-        indeterminate_age: Option<Duration>,
-        delay: Duration,
-    ) -> Outcome {
-        let used_up = job_state.attempt >= job_state.max_attempts;
-        let Some(age) = indeterminate_age else {
-            return if used_up {
-                Outcome::Failed(failure)
-            } else {
-                Outcome::Retry {
-                    delay,
-                    failure,
-                    indeterminate: false,
-                }
-            };
-        };
-        // The earlier request may have been taken: giving up would claim to know that it was not.
-        if used_up {
-            return Outcome::Uncertain(failure);
-        }
-        // A backoff that overshoots the window is cut short rather than given up: the window is the last chance to learn.
+        // A cool-down that overshoots the window is cut short rather than given up: the window is the last chance to learn.
         let delay = if self.is_guarded(age + delay) {
             delay
         } else {
             delay.min(self.settle_delay)
         };
-        if self.is_guarded(age + delay) {
-            Outcome::Retry {
-                delay,
-                failure,
-                indeterminate: false,
-            }
-        } else {
+        // Giving up would claim to know that it was not taken.
+        if job_state.attempt >= job_state.max_attempts || !self.is_guarded(age + delay) {
             Outcome::Uncertain(failure)
+        } else {
+            Outcome::Retry { delay, failure }
         }
     }
 
@@ -405,18 +474,6 @@ impl Policy {
         }
         .ceiling(job_state.attempt);
         spacing.mul_f64(1.0 + unit_interval(job_state.job, job_state.attempt) / 4.0)
-    }
-
-    /// How long an account waits after "too many requests": what the provider asked for, believed between one second
-    /// and five minutes; without a wish, the backoff's ceiling.
-    fn throttle(&self, job_state: &JobState, retry_after: Option<Duration>) -> Duration {
-        match retry_after {
-            Some(asked) => asked.clamp(Duration::from_secs(1), Duration::from_secs(300)),
-            None => self
-                .backoff
-                .ceiling(job_state.attempt)
-                .min(Duration::from_secs(300)),
-        }
     }
 }
 
@@ -438,6 +495,7 @@ mod tests {
             base: Duration::from_secs(1),
             cap: Duration::from_secs(600),
         },
+        retry_for: Duration::from_secs(72 * 3600),
     };
 
     /// The first attempt of fifteen, claimed just now, with nothing behind it and no end.
@@ -445,7 +503,8 @@ mod tests {
         job: Uuid::from_u128(7),
         attempt: 1,
         max_attempts: 15,
-        released: 0,
+        due_for: Duration::from_secs(1),
+        blame: None,
         since_claim: Duration::from_millis(100),
         indeterminate_age: None,
         expires_in: None,
@@ -481,14 +540,7 @@ mod tests {
                 retry_after: Some(s(3600)),
             },
             Verdict::NotSent(failure()),
-            Verdict::Indeterminate {
-                failure: failure(),
-                answered: true,
-            },
-            Verdict::Indeterminate {
-                failure: failure(),
-                answered: false,
-            },
+            Verdict::Indeterminate(failure()),
         ]
     }
 
@@ -504,14 +556,7 @@ mod tests {
             Outcome::Failed(_) => "failed",
             Outcome::Expired => "expired",
             Outcome::Uncertain(_) => "uncertain",
-            Outcome::Retry {
-                indeterminate: false,
-                ..
-            } => "retry",
-            Outcome::Retry {
-                indeterminate: true,
-                ..
-            } => "repeat",
+            Outcome::Retry { .. } => "repeat",
             Outcome::Release { .. } => "release",
         };
         let others = if pause.is_some() { ", all wait" } else { "" };
@@ -549,23 +594,10 @@ mod tests {
             ["release, all wait"; 5],
             ["release, all wait"; 5],
             ["release, all wait"; 5],
-            [
-                "retry, all wait",
-                "retry, all wait",
-                "uncertain, all wait",
-                "failed, all wait",
-                "uncertain, all wait",
-            ],
-            // Asked to wait for an hour, an indeterminate job does not: its repeat must still meet the guard.
-            [
-                "retry, all wait",
-                "retry, all wait",
-                "uncertain, all wait",
-                "failed, all wait",
-                "uncertain, all wait",
-            ],
-            ["retry", "retry", "uncertain", "failed", "uncertain"],
-            ["repeat", "repeat", "uncertain", "uncertain", "uncertain"],
+            // Nor does what was turned away unread, or never arrived. Whether an older attempt is too old is for the window to say.
+            ["release, all wait"; 5],
+            ["release, all wait"; 5],
+            ["release"; 5],
             ["repeat", "repeat", "uncertain", "uncertain", "uncertain"],
         ];
         let verdicts = verdicts();
@@ -594,38 +626,177 @@ mod tests {
     #[test]
     fn how_long_each_retry_waits() {
         let delay = |job_state: &JobState, verdict| match POLICY.decide(job_state, verdict) {
-            (Outcome::Retry { delay, .. }, pause) => (delay, pause.and_then(|pause| pause.lasts)),
+            (Outcome::Retry { delay, .. } | Outcome::Release { delay, .. }, pause) => {
+                (delay, pause.map(|pause| pause.ends))
+            }
             other => panic!("{other:?}"),
         };
         let throttled = |retry_after| Verdict::Throttled {
             failure: failure(),
             retry_after,
         };
-        let indeterminate = |answered| Verdict::Indeterminate {
-            failure: failure(),
-            answered,
-        };
-        // What the provider asks for is believed between a second and five minutes.
+        // What the provider asks for is believed between a second and five minutes, and the account waits, not the job.
         for (asked, waits) in [(0, 1), (7, 7), (300, 300), (86_400, 300)] {
             assert_eq!(
                 delay(&FRESH, throttled(Some(s(asked)))),
-                (s(waits), Some(s(waits)))
+                (s(0), Some(PauseEnd::After(s(waits))))
             );
         }
-        assert_eq!(delay(&FRESH, throttled(None)), (s(1), Some(s(1))));
+        let backoff = PauseEnd::Backoff {
+            first: s(1),
+            longest: s(30),
+        };
+        assert_eq!(delay(&FRESH, throttled(None)), (s(0), Some(backoff)));
         // A lost answer cools down for the settle delay and up to a quarter more; doubling, up to three times it.
         for (attempt, least, most) in [(1, 20, 25), (2, 40, 50), (3, 60, 75), (9, 60, 75)] {
-            let (delay, pause) = delay(&JobState { attempt, ..FRESH }, indeterminate(false));
+            let lost = Verdict::Indeterminate(failure());
+            let (delay, pause) = delay(&JobState { attempt, ..FRESH }, lost);
             assert!(
                 (s(least)..=s(most)).contains(&delay),
                 "{attempt}: {delay:?}"
             );
             assert_eq!(pause, None);
         }
-        // An answer that cannot be read is an answer: its request is not on its way any more.
-        let backoff = POLICY.backoff.delay(FRESH.job, 1);
-        assert_eq!(delay(&FRESH, indeterminate(true)), (backoff, None));
-        assert_eq!(delay(&FRESH, Verdict::NotSent(failure())), (backoff, None));
+        // What never left is tried again soon, however often that was; the outage makes everyone wait.
+        let soon = POLICY.backoff.delay(FRESH.job, 1);
+        assert_eq!(delay(&FRESH, Verdict::NotSent(failure())), (soon, None));
+        let indeterminate = JobState {
+            attempt: 2,
+            indeterminate_age: Some(s(60)),
+            ..FRESH
+        };
+        let (repeat, _) = delay(&indeterminate, Verdict::NotSent(failure()));
+        assert!((s(40)..=s(50)).contains(&repeat), "{repeat:?}");
+    }
+
+    #[test]
+    fn an_outage_ends_a_job_by_its_age_only() {
+        let three_days = s(72 * 3600);
+        let throttled = Verdict::Throttled {
+            failure: failure(),
+            retry_after: None,
+        };
+        for verdict in [Verdict::NotSent(failure()), throttled] {
+            for (due_for, expires_in, indeterminate_age, expected) in [
+                (three_days - s(1), None, None, "release"),
+                (three_days, None, None, "failed"),
+                // Its own end counts, and comes by itself.
+                (three_days, Some(s(60)), None, "release"),
+                // It may have been taken.
+                (three_days, None, Some(s(30)), "release"),
+            ] {
+                let job_state = JobState {
+                    attempt: 15,
+                    due_for,
+                    expires_in,
+                    indeterminate_age,
+                    ..FRESH
+                };
+                let (outcome, _) = POLICY.decide(&job_state, verdict.clone());
+                assert_eq!(shape(&(outcome, None)), expected, "{job_state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn whose_failure_it_is() {
+        const HEALTHY: Blame = Blame {
+            in_a_row: 1,
+            earlier: 0,
+            accepted_meanwhile: false,
+            accepted_lately: true,
+            probe_answered: true,
+        };
+        let others = Blame {
+            accepted_meanwhile: true,
+            ..HEALTHY
+        };
+        let table = [
+            (None, "release, all wait", "nothing is known"),
+            (
+                Some(HEALTHY),
+                "release",
+                "others were accepted a moment ago",
+            ),
+            (
+                Some(Blame {
+                    accepted_lately: false,
+                    ..HEALTHY
+                }),
+                "release, all wait",
+                "nobody was",
+            ),
+            (
+                Some(Blame {
+                    probe_answered: false,
+                    ..HEALTHY
+                }),
+                "release, all wait",
+                "the account does not answer",
+            ),
+            (
+                Some(Blame {
+                    in_a_row: 3,
+                    ..HEALTHY
+                }),
+                "release, all wait",
+                "three jobs say so",
+            ),
+            (
+                Some(Blame {
+                    earlier: 1,
+                    ..others
+                }),
+                "release",
+                "twice may be chance",
+            ),
+            (
+                Some(Blame {
+                    earlier: 2,
+                    ..others
+                }),
+                "failed",
+                "three times, and others are accepted",
+            ),
+            (
+                Some(Blame {
+                    earlier: 2,
+                    ..HEALTHY
+                }),
+                "release",
+                "nobody was accepted in between",
+            ),
+            (
+                Some(Blame {
+                    earlier: 9,
+                    probe_answered: false,
+                    ..others
+                }),
+                "release, all wait",
+                "the account does not answer",
+            ),
+        ];
+        for (blame, expected, why) in table {
+            let blocked = |scope| Verdict::Blocked {
+                scope,
+                failure: failure(),
+            };
+            let job_state = JobState { blame, ..FRESH };
+            let decided = POLICY.decide(&job_state, blocked(PauseScope::Account));
+            assert_eq!(shape(&decided), expected, "{why}");
+            if let Outcome::Failed(failure) = decided.0 {
+                assert_eq!(failure.class, ErrorClass::Request);
+            }
+            // What is known of the account tells nothing about a sender.
+            let sender = POLICY.decide(&job_state, blocked(PauseScope::Sender));
+            assert_eq!(shape(&sender), "release, all wait", "{why}");
+            let indeterminate = JobState {
+                indeterminate_age: Some(s(30)),
+                ..job_state
+            };
+            let unsure = POLICY.decide(&indeterminate, blocked(PauseScope::Account));
+            assert!(matches!(unsure.0, Outcome::Release { .. }), "{why}");
+        }
     }
 
     #[test]
@@ -669,13 +840,7 @@ mod tests {
             POLICY.rescue(&job_state)
         };
         match found(60, 1, None) {
-            Outcome::Retry {
-                delay,
-                indeterminate,
-                ..
-            } => {
-                assert_eq!((delay, indeterminate), (Duration::ZERO, true))
-            }
+            Outcome::Retry { delay, .. } => assert_eq!(delay, Duration::ZERO),
             other => panic!("{other:?}"),
         }
         match found(5, 1, None) {
@@ -704,7 +869,8 @@ mod tests {
                 job: Uuid::from_u128(job),
                 attempt,
                 max_attempts,
-                released: 0,
+                due_for: since_claim,
+                blame: None,
                 since_claim,
                 // An indeterminate attempt is older than the claim that came after it.
                 indeterminate_age: indeterminate_age.map(|age| age + since_claim),
@@ -722,7 +888,7 @@ mod tests {
             let indeterminate = matches!(verdict, Verdict::Indeterminate { .. });
             for outcome in [POLICY.decide(&job_state, verdict).0, POLICY.rescue(&job_state)] {
                 let since_lost = match &outcome {
-                    Outcome::Retry { indeterminate: true, .. } => Some(job_state.indeterminate_age.unwrap_or(job_state.since_claim)),
+                    Outcome::Retry { .. } => Some(job_state.indeterminate_age.unwrap_or(job_state.since_claim)),
                     _ => job_state.indeterminate_age,
                 };
                 match outcome {

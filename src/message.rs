@@ -16,6 +16,7 @@ mod spelling;
 pub use bulk::Bulk;
 pub use parts::{Coding, MAX_PARTS, Parts, estimate};
 pub use recipient::{ForeignNumbers, Recipient, RecipientError, mask};
+#[cfg(feature = "cli")]
 pub(crate) use spelling::digit;
 
 /// The most numbers that one job may have, because one request may have no more (provider documentation, send-sms page).

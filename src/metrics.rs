@@ -78,6 +78,10 @@ pub struct Metrics {
     claims: Counters,
     empty_claims: Counters,
     slots_forfeited: Counters,
+    provider_outages: Counters,
+    refused_rows: Counters,
+    provider_unavailable: Family<Labels, Gauge>,
+    limit: Family<Labels, Gauge>,
     outcomes: Counters,
     pauses_begun: Counters,
     pauses_ended: Counters,
@@ -147,6 +151,16 @@ impl Metrics {
                 "slots_forfeited",
                 "Slots in the rate that passed unused and had to be reserved again",
                 &self.slots_forfeited,
+            ),
+            (
+                "refused_rows",
+                "Jobs that were stepped over because the database refuses to change their row",
+                &self.refused_rows,
+            ),
+            (
+                "provider_outages",
+                "Outages of the provider that this worker noticed first",
+                &self.provider_outages,
             ),
             (
                 "outcomes",
@@ -223,6 +237,16 @@ impl Metrics {
             self.request_duration.0.clone(),
         );
         registry.register(
+            "provider_unavailable",
+            "Whether nothing new is sent for an account because the provider does not answer",
+            self.provider_unavailable.clone(),
+        );
+        registry.register(
+            "limit_per_second",
+            "Recipients a second that the fleet may send to for an account; 0 without a limit",
+            self.limit.clone(),
+        );
+        registry.register(
             "in_flight_jobs",
             "Jobs that are claimed here and not yet recorded",
             self.in_flight.clone(),
@@ -265,7 +289,11 @@ impl Metrics {
             in_flight: self.in_flight.get_or_create_owned(&vec![own()]),
             claims: self.claims.get_or_create_owned(&vec![own()]),
             empty_claims: self.empty_claims.get_or_create_owned(&vec![own()]),
+            outages: self.provider_outages.get_or_create_owned(&vec![own()]),
+            unavailable: self.provider_unavailable.get_or_create_owned(&vec![own()]),
+            limit: self.limit.get_or_create_owned(&vec![own()]),
             slots_forfeited: self.slots_forfeited.get_or_create_owned(&vec![own()]),
+            refused_rows: self.refused_rows.get_or_create_owned(&vec![own()]),
         }
     }
 
@@ -366,7 +394,11 @@ pub(crate) struct AccountMetrics {
     in_flight: Gauge,
     claims: Counter,
     empty_claims: Counter,
+    outages: Counter,
+    unavailable: Gauge,
+    limit: Gauge,
     pub(crate) slots_forfeited: Counter,
+    pub(crate) refused_rows: Counter,
 }
 
 impl AccountMetrics {
@@ -397,7 +429,7 @@ impl AccountMetrics {
             Verdict::Blocked { failure, .. } => (blocked, Some(failure)),
             Verdict::Throttled { failure, .. } => (throttled, Some(failure)),
             Verdict::NotSent(failure) => (not_sent, Some(failure)),
-            Verdict::Indeterminate { failure, .. } => (indeterminate, Some(failure)),
+            Verdict::Indeterminate(failure) => (indeterminate, Some(failure)),
         };
         outcome.inc();
         self.duration.observe(took.as_secs_f64());
@@ -408,6 +440,26 @@ impl AccountMetrics {
                 }
             }
         }
+    }
+
+    /// This worker has noticed that the provider is unavailable.
+    pub(crate) fn outage_begun(&self) {
+        self.outages.inc();
+    }
+
+    /// Whether the fleet takes the provider for unavailable.
+    pub(crate) fn outage(&self, outage: bool) {
+        self.unavailable.set(outage.into());
+    }
+
+    /// The limit that holds, in recipients a second.
+    pub(crate) fn limit(&self, per_second: u32) {
+        self.limit.set(per_second.into());
+    }
+
+    /// What [`limit`](Self::limit) said last.
+    pub(crate) fn current_limit(&self) -> u32 {
+        u32::try_from(self.limit.get()).unwrap_or(0)
     }
 
     /// Counts a job as in flight until what is returned is dropped.

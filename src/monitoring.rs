@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     dispatch::Outage,
     metrics::{Labels, Metrics},
-    outbox::{Depth, Outbox, chain},
+    outbox::{Depth, Outbox, OutboxError, chain},
 };
 
 /// For so long what was read from the database is shown again: several who ask at once cost one look.
@@ -35,6 +35,9 @@ const FRESH: Duration = Duration::from_secs(3);
 const DATABASE_DEADLINE: Duration = Duration::from_secs(4);
 /// More jobs than this in one account and priority are counted as so many.
 const COUNTED: i64 = 50_000;
+
+/// The figure for jobs whose wait nothing explains.
+const UNEXPLAINED: &str = "unexplained";
 
 const PREFIX: &str = "sms_outbox";
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -106,7 +109,7 @@ impl Monitor {
         {
             return depth.clone();
         }
-        let depth = match self.outbox.depth(&self.accounts, COUNTED).await {
+        let depth = match self.measure().await {
             Ok(depth) => Some(depth),
             Err(error) => {
                 // That the database is away is said where it matters.
@@ -116,6 +119,20 @@ impl Monitor {
         };
         *read = Some((Instant::now(), depth.clone()));
         depth
+    }
+
+    async fn measure(&self) -> Result<Vec<Depth>, OutboxError> {
+        let mut depth = self.outbox.depth(&self.accounts, COUNTED).await?;
+        let stuck = self.outbox.unexplained(COUNTED).await?;
+        let ours = stuck
+            .into_iter()
+            .filter(|stuck| self.accounts.contains(&stuck.account));
+        depth.extend(ours.map(|stuck| Depth {
+            what: UNEXPLAINED.to_owned(),
+            account: stuck.account,
+            value: stuck.jobs,
+        }));
+        Ok(depth)
     }
 
     async fn text(&self) -> Result<String, std::fmt::Error> {
@@ -140,6 +157,7 @@ fn figures(accounts: &[String], depth: Option<&[Depth]>) -> Registry {
     );
     let jobs = Family::<Labels, Gauge>::default();
     let paused = Family::<Labels, Gauge>::default();
+    let unexplained = Family::<Labels, Gauge>::default();
     let oldest = Family::<Labels, Gauge<f64, std::sync::atomic::AtomicU64>>::default();
     if let Some(depth) = depth {
         for account in accounts {
@@ -149,7 +167,9 @@ fn figures(accounts: &[String], depth: Option<&[Depth]>) -> Registry {
             for scope in ["account", "sender", "iys"] {
                 drop(paused.get_or_create(&labels(account, "scope", scope)));
             }
-            drop(oldest.get_or_create(&vec![("account", account.clone())]));
+            let own = vec![("account", account.clone())];
+            drop(oldest.get_or_create(&own));
+            drop(unexplained.get_or_create(&own));
         }
         for Depth {
             what,
@@ -162,6 +182,10 @@ fn figures(accounts: &[String], depth: Option<&[Depth]>) -> Registry {
                 oldest
                     .get_or_create(&vec![("account", account.clone())])
                     .set(Duration::from_millis(ms).as_secs_f64());
+            } else if what == UNEXPLAINED {
+                unexplained
+                    .get_or_create(&vec![("account", account.clone())])
+                    .set(*value);
             } else if let Some(scope) = what.strip_prefix("paused_") {
                 paused
                     .get_or_create(&labels(account, "scope", scope))
@@ -178,6 +202,11 @@ fn figures(accounts: &[String], depth: Option<&[Depth]>) -> Registry {
         jobs,
     );
     registry.register("pauses", "Pauses that hold", paused);
+    registry.register(
+        "unexplained_jobs",
+        "Jobs that have been due for longer than a minute, and whose wait nothing explains",
+        unexplained,
+    );
     registry.register_with_unit(
         "oldest_due_age",
         "How long the oldest job has been due that could be claimed",

@@ -4,6 +4,7 @@
 //! call can wait for ever on a server that has gone silent. `claim` and `record` are what workers live on; `inspect` and
 //! `operate` answer and obey people. What producers use is in `producer`.
 
+mod accounts;
 mod address;
 mod advice;
 mod claim;
@@ -29,10 +30,11 @@ use std::{ops::ControlFlow, time::Duration};
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
+pub use accounts::{AccountHealth, FleetState, Heartbeat, RefusedJob, Unexplained, Waiting};
 pub use advice::{ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, advice, advice_on, confirmed_by};
-pub use claim::{CLAIM_BULK, CLAIM_SINGLES, Claim, Cursor, Cursors, Slots};
+pub use claim::{CLAIM_BULK, CLAIM_SINGLES, Claim, ClaimOrder, Cursor, Slots, Turn};
 pub use connect::ConnectOptions;
-use connect::STEADY_PLANS;
+use connect::{NOT_COMPILED, STEADY_PLANS};
 pub use error::{OutboxError, chain};
 use error::{Said, said};
 pub use examine::{Pooling, QueueFacts, SenderInUse, ServerFacts};
@@ -153,12 +155,13 @@ impl Outbox {
             // another client, which prepares something else. A transaction keeps it. The limits that a session of our own has
             // from its beginning come with it, in the same message.
             let ms = self.statement_timeout_ms;
+            let lock_ms = connect::lock_timeout_ms(self.for_worker, ms);
             let mut begin = format!(
-                "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {ms}; SET LOCAL lock_timeout = {ms}; \
+                "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {ms}; SET LOCAL lock_timeout = {lock_ms}; \
                  SET LOCAL idle_in_transaction_session_timeout = 60000; SET LOCAL log_parameter_max_length_on_error = 0"
             );
             if self.for_worker {
-                for (setting, value) in STEADY_PLANS {
+                for (setting, value) in STEADY_PLANS.into_iter().chain([NOT_COMPILED]) {
                     begin.push_str(&format!("; SET LOCAL {setting} = {value}"));
                 }
             }

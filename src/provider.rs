@@ -175,6 +175,23 @@ pub struct ProbeError {
     pub http_status: Option<u16>,
 }
 
+impl Balance {
+    /// Whether nothing is left of either.
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        let left = |figure: Option<f64>| figure.is_some_and(|figure| figure > 0.0);
+        (self.amount.is_some() || self.sms.is_some()) && !left(self.amount) && !left(self.sms)
+    }
+}
+
+impl ProbeError {
+    /// Whether the provider itself has answered, although it did not like the question.
+    #[must_use]
+    pub fn is_from_the_provider(&self) -> bool {
+        self.failure.code.is_some() && self.failure.class != ErrorClass::Unavailable
+    }
+}
+
 /// A client for the provider. Cloning it shares its connections.
 #[derive(Clone)]
 pub struct Provider {
@@ -325,11 +342,7 @@ impl Provider {
                 let (verdict, progress) = if lost.withdrawn {
                     (Verdict::NotSent(lost.failure), Progress::NotSent)
                 } else {
-                    let answered = false;
-                    let verdict = Verdict::Indeterminate {
-                        failure: lost.failure,
-                        answered,
-                    };
+                    let verdict = Verdict::Indeterminate(lost.failure);
                     (verdict, Progress::MaybeSent)
                 };
                 Observation {
@@ -476,7 +489,7 @@ impl Provider {
             | Verdict::Blocked { failure, .. }
             | Verdict::Throttled { failure, .. }
             | Verdict::NotSent(failure)
-            | Verdict::Indeterminate { failure, .. } => failure,
+            | Verdict::Indeterminate(failure) => failure,
         };
         Err(ProbeError {
             failure,

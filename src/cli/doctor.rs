@@ -23,6 +23,8 @@ use crate::{
     provider::{Balance, Credentials, ProbeError, Provider, ProviderConfig, origin},
 };
 
+/// So many pauses are shown, and the rest is counted.
+const PAUSES: usize = 10;
 /// The longest that one question to the database may take.
 const DATABASE_DEADLINE: Duration = Duration::from_secs(8);
 
@@ -323,9 +325,26 @@ async fn look(
     if is_worker {
         report.extend(judge::unserved(&senders, &config.provider.names()));
     }
+    match outbox.accounts().await {
+        Ok(accounts) => report.extend(accounts.iter().flat_map(judge::fleet)),
+        Err(error) => failed(report, "limits", &error)?,
+    }
+    match outbox.unexplained(1_000).await {
+        Ok(stuck) => report.extend(stuck.iter().map(judge::unexplained)),
+        Err(error) => failed(report, "queue", &error)?,
+    }
+    match outbox.refused(10).await {
+        Ok(refused) => report.extend(refused.iter().map(judge::refused)),
+        Err(error) => failed(report, "queue", &error)?,
+    }
     match outbox.pauses(None).await {
         Ok(pauses) if pauses.is_empty() => report.add(Finding::ok("pauses", "none")),
-        Ok(pauses) => report.extend(pauses.iter().map(judge::pause)),
+        Ok(pauses) => {
+            report.extend(pauses.iter().take(PAUSES).map(judge::pause));
+            if pauses.len() > PAUSES {
+                report.add(judge::more_pauses(pauses.len() - PAUSES));
+            }
+        }
         Err(error) => failed(report, "pauses", &error)?,
     }
     Ok(senders)

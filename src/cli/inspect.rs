@@ -18,11 +18,13 @@ use crate::{
     lifecycle::{ErrorClass, Status},
     message::{Coding, ForeignNumbers, Parts, Recipient, estimate},
     outbox::{
-        AttemptRow, Candidate, Filter, JobRow, PartRow, PauseRow, QueueStat, Reconciliation,
-        confirmed_by,
+        AccountHealth, AttemptRow, Candidate, Filter, JobRow, PartRow, PauseRow, QueueStat,
+        Reconciliation, confirmed_by,
     },
 };
 
+/// So many pauses are shown, and the rest is counted.
+const PAUSES: usize = 10;
 /// Of a listed job's numbers, as many are read at most. A bulk order has up to 50,000.
 const LISTED_NUMBERS: i32 = 100;
 
@@ -277,11 +279,12 @@ pub(super) async fn stats(args: StatsArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let pauses = outbox.pauses(None).await.map_err(explained)?;
-    // Whoever may only look need not be able to see this either.
+    // Whoever may only look need not be able to see these either.
+    let accounts = outbox.accounts().await.unwrap_or_default();
     let candidates = outbox.candidates(None, CANDIDATES_SAID as i64 + 1).await;
     let page = format!(
         "{}{}",
-        stats_page(&stats, &pauses, text::width()),
+        stats_page(&stats, &pauses, &accounts, text::width()),
         candidates_said(&candidates.unwrap_or_default())
     );
     let why = stands_still.map(|why| format!("\n{why}"));
@@ -645,7 +648,12 @@ fn candidates_said(jobs: &[(Uuid, Vec<Candidate>)]) -> String {
     )
 }
 
-fn stats_page(stats: &[QueueStat], pauses: &[PauseRow], width: Option<u16>) -> String {
+fn stats_page(
+    stats: &[QueueStat],
+    pauses: &[PauseRow],
+    accounts: &[AccountHealth],
+    width: Option<u16>,
+) -> String {
     let mut page = String::new();
     if stats.is_empty() {
         page.push_str("There are no jobs.\n");
@@ -661,8 +669,21 @@ fn stats_page(stats: &[QueueStat], pauses: &[PauseRow], width: Option<u16>) -> S
         }
         page.push_str(&text::lines(&table));
     }
-    for pause in pauses {
+    for account in accounts {
+        if let Some(lasts) = account.outage_ms {
+            page.push_str(&format!(
+                "\nThe provider is unavailable for account {} since {}: nothing new is sent until it answers. {}\n",
+                account.account,
+                span(lasts),
+                account.failure_message.as_deref().unwrap_or_default()
+            ));
+        }
+    }
+    for pause in pauses.iter().take(PAUSES) {
         page.push_str(&format!("\nPaused: {}\n", explain::pause(pause)));
+    }
+    if let Some(more) = pauses.len().checked_sub(PAUSES).filter(|more| *more > 0) {
+        page.push_str(&format!("\nAnd {}.\n", count(more, "more pause")));
     }
     page
 }

@@ -20,16 +20,16 @@ const SHORTEST_AHEAD: Duration = Duration::from_millis(10);
 const MOST_AHEAD: usize = 1_000;
 const MOST_UNRECORDED: usize = 1_500;
 
-/// So many requests in a row without a meaningful answer: the provider is unhealthy, and not one message bad.
-const OUT_OF_ORDER: u32 = 10;
-/// The longest time between two requests while it is unhealthy.
-const LONGEST_CAUTION: Duration = Duration::from_secs(5);
+/// So many requests in a row without a meaningful answer: the provider is unavailable, and not one message bad. It costs one
+/// question for the balance to find out that it is not.
+const OUT_OF_ORDER: usize = 5;
 
 /// The concurrency of one account.
 ///
-/// Three things are counted, and each has its own bound: requests in flight (the operator's wish), jobs
-/// claimed for them (no other worker can send what is claimed here), and outcomes not recorded yet (memory, and what
-/// a crash would leave indeterminate).
+/// Four things are counted, and each has its own bound: requests in flight (the operator's wish), jobs
+/// claimed for them (no other worker can send what is claimed here), outcomes not recorded yet (memory, and what
+/// a crash would leave indeterminate), and new requests whose answers were lost since the last healthy answer (they take the
+/// place of requests in flight: a provider that falls silent leaves no more indeterminate jobs behind than there are permits).
 ///
 /// The window grows with every answer that shows a healthy account, and falls to one when it is not: after a pause a
 /// single message is sent first, and the others follow only if it was accepted. So an account that refuses everything costs
@@ -39,7 +39,17 @@ pub(super) struct Concurrency {
     state: Mutex<State>,
     changed: Notify,
     requests: Arc<Semaphore>,
+    /// For requests that can add an indeterminate job. A lost answer keeps its permit until the provider is healthy.
+    fresh: Arc<Semaphore>,
     permits: usize,
+}
+
+/// The right to have one request under way.
+#[derive(Debug)]
+pub(super) struct RequestPermit {
+    pub(super) _request: OwnedSemaphorePermit,
+    /// Of the account's single messages, for bulk orders too; `None`: nothing can become indeterminate by it.
+    pub(super) fresh: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -55,9 +65,9 @@ struct State {
     /// How many permits become free in the time that is claimed ahead.
     ahead: usize,
     /// Requests in a row without an answer from a healthy provider.
-    in_vain: u32,
-    /// Nothing is claimed before this moment.
-    not_before: Option<Instant>,
+    in_vain: usize,
+    /// How many permits lost answers keep.
+    lost: usize,
 }
 
 impl State {
@@ -113,12 +123,14 @@ impl Concurrency {
             counted_from: Instant::now(),
             ahead: 0,
             in_vain: 0,
-            not_before: None,
+            lost: 0,
         };
         Arc::new(Self {
             state: Mutex::new(state),
             changed: Notify::new(),
             requests: Arc::new(Semaphore::new(permits)),
+            // And one for a bulk order.
+            fresh: Arc::new(Semaphore::new(permits + 1)),
             permits,
         })
     }
@@ -132,25 +144,11 @@ impl Concurrency {
     pub(super) async fn available(&self) -> usize {
         loop {
             let changed = self.changed.notified();
-            let caution = {
-                let state = self.state();
-                let caution = state
-                    .not_before
-                    .and_then(|moment| moment.checked_duration_since(Instant::now()))
-                    .filter(|left| !left.is_zero());
-                let free = state.free(self.permits);
-                if free > 0 && caution.is_none() {
-                    return free;
-                }
-                caution
-            };
-            match caution {
-                Some(left) => {
-                    // A change meanwhile may end the wait.
-                    tokio::time::timeout(left, changed).await.ok();
-                }
-                None => changed.await,
+            let free = self.state().free(self.permits);
+            if free > 0 {
+                return free;
             }
+            changed.await;
         }
     }
 
@@ -177,30 +175,41 @@ impl Concurrency {
         Arc::clone(&self.requests).acquire_owned().await.ok()
     }
 
-    /// A healthy answer of the account. `true`: after many failures in a row.
-    pub(super) fn succeeded(&self) -> bool {
-        let mut state = self.state();
-        state.window = (state.window + 1).min(self.permits);
-        let recovered = state.in_vain >= OUT_OF_ORDER;
-        state.in_vain = 0;
-        state.not_before = None;
-        drop(state);
-        self.changed.notify_one();
-        recovered
+    /// Waits until a request may start that can add an indeterminate job.
+    pub(super) async fn fresh(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.fresh).acquire_owned().await.ok()
     }
 
-    /// A request got no answer from a healthy provider. After many in a row one at a time is sent, ever less often: each of
-    /// them may have been accepted, and an outage that outlasts the guard window must leave few indeterminate jobs behind, and
-    /// use up few attempts. `true`: this one made it many.
-    pub(super) fn failed(&self) -> bool {
+    /// A healthy answer of the account.
+    pub(super) fn succeeded(&self) {
+        let mut state = self.state();
+        state.window = (state.window + 1).min(self.permits);
+        state.in_vain = 0;
+        self.fresh.add_permits(std::mem::take(&mut state.lost));
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// A request got no answer from a healthy provider; `lost`: it may have been accepted. `true`: there were so many in a row that the
+    /// provider is unavailable.
+    pub(super) fn failed(&self, permit: RequestPermit, lost: bool) -> bool {
         let mut state = self.state();
         state.in_vain = state.in_vain.saturating_add(1);
-        if let Some(doublings) = state.in_vain.checked_sub(OUT_OF_ORDER) {
-            let caution = Duration::from_millis(250).saturating_mul(1 << doublings.min(6));
-            state.window = 1;
-            state.not_before = Some(Instant::now() + caution.min(LONGEST_CAUTION));
+        if lost && let Some(fresh) = permit.fresh {
+            fresh.forget();
+            state.lost += 1;
         }
-        state.in_vain == OUT_OF_ORDER
+        state.in_vain >= OUT_OF_ORDER.min(self.permits + 1)
+    }
+
+    /// An outage is over, perhaps because it only seemed to be one: lost answers keep no permits any more, and one message shows
+    /// how the provider does.
+    pub(super) fn start_again(&self) {
+        let mut state = self.state();
+        state.window = 1;
+        self.fresh.add_permits(std::mem::take(&mut state.lost));
+        drop(state);
+        self.changed.notify_one();
     }
 
     /// The account is unhealthy: one request at a time until one is accepted.
@@ -213,7 +222,7 @@ impl Concurrency {
     pub(super) fn relax(&self) {
         let mut state = self.state();
         if state.claimed >= state.window {
-            let wider = if state.in_vain < OUT_OF_ORDER {
+            let wider = if state.in_vain < OUT_OF_ORDER.min(self.permits + 1) {
                 state.window * 2
             } else {
                 state.window + 1
@@ -319,19 +328,48 @@ mod tests {
         );
     }
 
+    async fn permit(concurrency: &Concurrency, fresh: bool) -> Option<RequestPermit> {
+        use futures_util::FutureExt;
+        let fresh = if fresh {
+            Some(concurrency.fresh().now_or_never().flatten()?)
+        } else {
+            None
+        };
+        Some(RequestPermit {
+            _request: concurrency.request().now_or_never().flatten()?,
+            fresh,
+        })
+    }
+
     #[tokio::test]
-    async fn an_unhealthy_provider_is_asked_ever_less_often() {
-        let concurrency = Concurrency::new(50);
-        let turned: Vec<bool> = (0..20).map(|_| concurrency.failed()).collect();
+    async fn a_silent_provider_is_sent_no_more_than_there_are_permits() {
+        let concurrency = Concurrency::new(8);
+        let mut unavailable = Vec::new();
+        for _ in 0..9 {
+            let permit = permit(&concurrency, true).await.expect("a permit");
+            unavailable.push(concurrency.failed(permit, true));
+        }
         assert_eq!(
-            turned.iter().filter(|turned| **turned).count(),
-            1,
-            "said once"
+            unavailable,
+            [false, false, false, false, true, true, true, true, true]
         );
-        assert!(futures_util::FutureExt::now_or_never(concurrency.available()).is_none());
-        assert!(concurrency.succeeded(), "and its end is noticed");
-        assert!(concurrency.available().await > 0);
-        assert!(!concurrency.succeeded());
+        assert!(permit(&concurrency, true).await.is_none(), "nothing new");
+        // What is indeterminate already can be repeated, and adds nothing.
+        for _ in 0..20 {
+            let permit = permit(&concurrency, false).await.expect("a permit");
+            concurrency.failed(permit, true);
+        }
+        concurrency.succeeded();
+        assert!(permit(&concurrency, true).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn what_never_left_keeps_no_permit() {
+        let concurrency = Concurrency::new(2);
+        for _ in 0..20 {
+            let permit = permit(&concurrency, true).await.expect("a permit");
+            concurrency.failed(permit, false);
+        }
     }
 
     #[test]
@@ -347,7 +385,7 @@ mod tests {
             counted_from: began,
             ahead: 0,
             in_vain: 0,
-            not_before: None,
+            lost: 0,
         };
         assert_eq!(
             state.free(permits),

@@ -4,7 +4,7 @@ use std::{sync::PoisonError, time::Duration};
 
 use tokio::sync::MutexGuard;
 
-use super::{AccountState, Dispatch, job_state, parse::ParsedJob};
+use super::{AccountState, Dispatch, content_lock::ContentTurn, job_state, parse::ParsedJob};
 use crate::{
     clock::Moment,
     lifecycle::{ErrorClass, Failure, Outcome, PreSendCheck},
@@ -41,8 +41,10 @@ pub(super) struct Permit {
 pub(super) enum Withheld {
     /// The worker is stopping.
     Stopping,
-    /// A message of equal content is in flight.
-    Duplicate,
+    /// A message of equal content is in flight, and so many others wait for it.
+    Duplicate(ContentTurn),
+    /// The provider is unavailable.
+    Outage,
     /// The pre-send check refused it.
     Refused(PreSendCheck),
 }
@@ -208,6 +210,17 @@ impl AccountState {
         }
     }
 
+    /// The limit that holds, in recipients a second; 0: none.
+    pub(super) fn limit(&self) -> u32 {
+        self.metrics.current_limit()
+    }
+
+    /// Waits until the fleet knows of this worker, and this worker of the fleet's limit.
+    pub(super) async fn informed(&self) {
+        // Fails only when the sender is gone, which belongs to this account.
+        self.ready.subscribe().wait_for(|ready| *ready).await.ok();
+    }
+
     /// Twice the fastest of the latest round trips, and 10 ms for waking up.
     fn tolerance(&self) -> Duration {
         let latest = self
@@ -227,10 +240,11 @@ impl Withheld {
             failure: None,
         };
         match self {
-            Self::Stopping | Self::Refused(PreSendCheck::Send) => release(Duration::ZERO),
-            Self::Duplicate | Self::Refused(PreSendCheck::IndeterminateExpired) => {
-                release(Duration::from_secs(1))
+            Self::Stopping | Self::Outage | Self::Refused(PreSendCheck::Send) => {
+                release(Duration::ZERO)
             }
+            Self::Duplicate(turn) => release(turn.comes_in()),
+            Self::Refused(PreSendCheck::IndeterminateExpired) => release(Duration::from_secs(1)),
             Self::Refused(PreSendCheck::LeaseTooShort) => {
                 metrics.lost_leases.inc();
                 // Not at once: with a lease that is hardly longer than a request the job would be claimed and released in a loop.
@@ -247,8 +261,8 @@ impl Withheld {
 }
 
 /// How many messages to one recipient fit before the horizon.
-pub(super) fn slots_ahead(slots: Slots) -> usize {
-    let ahead = u128::from(slots.per_second) * slots.horizon.as_millis() / 1_000;
+pub(super) fn slots_ahead(per_second: u32, horizon: Duration) -> usize {
+    let ahead = u128::from(per_second) * horizon.as_millis() / 1_000;
     usize::try_from(ahead)
         .unwrap_or(usize::MAX)
         .saturating_add(1)

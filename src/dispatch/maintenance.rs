@@ -6,7 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AccountState, Dispatch, cursor::LeaseCursor, health::ROUNDS, jitter, recorder::count};
+use super::{
+    AccountState, Dispatch,
+    cursor::{FullSweep, LeaseCursor},
+    health::ROUNDS,
+    jitter,
+    recorder::count,
+};
 use crate::{
     failpoints::{self, Point},
     lifecycle::{JobState, Outcome, PauseScope},
@@ -20,16 +26,21 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// in one round.
 const BATCH: usize = 500;
 const BATCHES: usize = 40;
+/// How far into the queue is looked for jobs to hold, and so many at once are released.
+const HELD_BATCH: usize = 2_000;
+/// What no pause holds any more may stay held for so long, if looking for it does not take longer.
+const HELD_TOO_LONG: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(dispatch: Arc<Dispatch>) {
     let mut leases = LeaseCursor::new();
+    let mut held = FullSweep::new(HELD_TOO_LONG);
     let pulse = dispatch.outage.pulse(ROUNDS);
     loop {
         // Not in a database that has forgotten what was sent: there everything waits for a person.
         match dispatch.outbox.verify_identity().await {
             Ok(()) => {
                 dispatch.outage.confirmed();
-                round(&dispatch, &mut leases).await;
+                round(&dispatch, &mut leases, &mut held).await;
             }
             Err(error) => drop(dispatch.outage.failed(&error)),
         }
@@ -49,7 +60,7 @@ pub(super) async fn run(dispatch: Arc<Dispatch>) {
 }
 
 /// Each part by itself: what goes wrong in one must not keep the others from being done.
-async fn round(dispatch: &Dispatch, leases: &mut LeaseCursor) {
+async fn round(dispatch: &Dispatch, leases: &mut LeaseCursor, held: &mut FullSweep) {
     let policy = &dispatch.settings.policy;
     let guarded = policy.guard_window.saturating_sub(policy.request_timeout);
     failpoints::point(Point::DuringMaintenance);
@@ -67,7 +78,10 @@ async fn round(dispatch: &Dispatch, leases: &mut LeaseCursor) {
             }
             if due.pauses {
                 errors.extend(end_elapsed_pauses(dispatch).await.err());
-                errors.extend(hold_and_release(dispatch).await.err());
+                errors.extend(hold(dispatch).await.err());
+            }
+            if due.held {
+                errors.extend(release(dispatch, held).await.err());
             }
         }
         Err(error) => errors.push(error),
@@ -137,18 +151,28 @@ async fn end_elapsed_pauses(dispatch: &Dispatch) -> Result<(), OutboxError> {
     Ok(())
 }
 
-/// Marks the jobs behind a pause as held, and releases them when the pause is over.
-async fn hold_and_release(dispatch: &Dispatch) -> Result<(), OutboxError> {
+/// Marks the jobs behind live pauses as held.
+async fn hold(dispatch: &Dispatch) -> Result<(), OutboxError> {
     for _ in 0..BATCHES {
-        if dispatch.outbox.hold(10 * BATCH).await? == 0 {
+        if dispatch.outbox.hold(HELD_BATCH).await? == 0 {
             break;
         }
     }
+    Ok(())
+}
+
+/// Releases the jobs that no live pause holds: whatever became of the pause, and whoever held a row when it ended.
+async fn release(dispatch: &Dispatch, sweep: &mut FullSweep) -> Result<(), OutboxError> {
+    let began = Instant::now();
+    if !sweep.is_due(began) {
+        return Ok(());
+    }
     for _ in 0..BATCHES {
-        if dispatch.outbox.release_held(10 * BATCH).await? == 0 {
+        if dispatch.outbox.release_held(HELD_BATCH).await? == 0 {
             break;
         }
     }
+    sweep.took(began, Instant::now());
     Ok(())
 }
 
@@ -157,6 +181,12 @@ async fn hold_and_release(dispatch: &Dispatch) -> Result<(), OutboxError> {
 pub(super) async fn probe(dispatch: Arc<Dispatch>, account: Arc<AccountState>) {
     let accounts = [account.name.to_string()];
     loop {
+        if let Some(Err(error)) = dispatch
+            .unless_stopping(dispatch.probe_outage(&account))
+            .await
+        {
+            dispatch.outage.failed(&error);
+        }
         let pause = match dispatch
             .outbox
             .due_probe(&accounts, dispatch.settings.probing)
@@ -260,7 +290,8 @@ fn take_over(dispatch: &Dispatch, claim: &Abandoned) -> Record {
         job: claim.id,
         attempt: u32::try_from(claim.attempt).unwrap_or(0),
         max_attempts: u32::try_from(claim.max_attempts).unwrap_or(0),
-        released: u32::try_from(claim.token - i32::from(claim.attempt)).unwrap_or(0),
+        due_for: claim.since_claim,
+        blame: None,
         since_claim: claim.since_claim,
         indeterminate_age: claim.indeterminate_age,
         expires_in: claim.expires_in,

@@ -163,6 +163,8 @@ mod tests {
             traceparent: None,
             bulk: false,
             priority: 1,
+            producer: "app".into(),
+            due_for: std::time::Duration::ZERO,
             due_at: claimed_at,
             indeterminate_age: None,
             expires_in: expires_in_s.map(Duration::from_secs),

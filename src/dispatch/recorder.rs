@@ -2,6 +2,7 @@
 //! under low load, many under high load.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     failpoints::{self, Point},
-    lifecycle::{Outcome, Pause, PauseScope},
+    lifecycle::{Outcome, Pause, PauseEnd, PauseScope},
     message::mask,
     metrics::Metrics,
     outbox::{Outbox, PauseOrder, Probing, Record, Recorded, chain},
@@ -30,6 +31,9 @@ pub(super) const BATCH: usize = 200;
 /// one took, and no later than after this. No permit waits for it.
 const LONGEST_REST: Duration = Duration::from_millis(10);
 
+/// How often it is asked whether rows that somebody else holds are free.
+const LOCKED_RETRY: Duration = Duration::from_secs(1);
+
 /// An outcome, with everything that is held until it is recorded, and released then.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -41,6 +45,32 @@ pub(super) struct Entry {
     pub(super) _lock: Option<ContentLock>,
     pub(super) _permit: Option<ConcurrencyPermit>,
     pub(super) _unrecorded: Unrecorded,
+}
+
+/// Outcomes whose rows somebody else holds.
+#[derive(Debug)]
+struct Locked {
+    entries: Vec<Entry>,
+    /// When it was last asked whether they are free.
+    asked: Instant,
+}
+
+impl Default for Locked {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            asked: Instant::now(),
+        }
+    }
+}
+
+impl Locked {
+    fn add(&mut self, entries: Vec<Entry>) {
+        if self.entries.is_empty() {
+            self.asked = Instant::now();
+        }
+        self.entries.extend(entries);
+    }
 }
 
 /// The one task that records.
@@ -61,12 +91,20 @@ impl Recorder {
         // What could not be recorded, and the time before its retry.
         let mut again: (Vec<Entry>, Duration) = (Vec::new(), Duration::ZERO);
         let pulse = self.outage.pulse("records");
-        while open || !batch.is_empty() || !again.0.is_empty() {
+        let mut locked = Locked::default();
+        while open || !batch.is_empty() || !again.0.is_empty() || !locked.entries.is_empty() {
             if !again.0.is_empty() {
                 // New outcomes join the next try; they must not wait for what cannot be recorded.
                 let wait = tokio::time::sleep(again.1);
                 tokio::pin!(wait);
                 open = open && fill(&mut entries, &mut batch, BATCH, wait.as_mut()).await;
+                if !open {
+                    wait.await;
+                }
+            } else if batch.is_empty() && !locked.entries.is_empty() {
+                let wait = tokio::time::sleep(LOCKED_RETRY.saturating_sub(locked.asked.elapsed()));
+                tokio::pin!(wait);
+                open = open && fill(&mut entries, &mut batch, 1, wait.as_mut()).await;
                 if !open {
                     wait.await;
                 }
@@ -79,12 +117,13 @@ impl Recorder {
             }
             let mut all = std::mem::take(&mut again.0);
             all.append(&mut batch);
+            all.append(&mut self.unlocked(&mut locked).await);
             let many = all.len() > 1;
             let began = Instant::now();
             pulse.begins();
             let (ready, held) = self.pauses(all, &pulse).await;
-            again = self.write(ready, &pulse).await;
-            if again.0.is_empty() && held.is_none() {
+            again = self.write(ready, &mut locked, &pulse).await;
+            if again.0.is_empty() && held.is_none() && locked.entries.is_empty() {
                 pulse.succeeded();
             }
             if many && open {
@@ -124,12 +163,50 @@ impl Recorder {
         (ready, held)
     }
 
-    /// Records what can be recorded, and returns the rest with the time to wait before the retry.
-    async fn write(&self, batch: Vec<Entry>, pulse: &Pulse) -> (Vec<Entry>, Duration) {
+    /// Takes out those whose rows are free by now, if it is time to ask.
+    async fn unlocked(&self, locked: &mut Locked) -> Vec<Entry> {
+        if locked.entries.is_empty() || locked.asked.elapsed() < LOCKED_RETRY {
+            return Vec::new();
+        }
+        locked.asked = Instant::now();
+        let (free, held) = self.free(std::mem::take(&mut locked.entries)).await;
+        locked.entries = held;
+        free
+    }
+
+    /// Those whose rows nobody else holds, and the others.
+    async fn free(&self, entries: Vec<Entry>) -> (Vec<Entry>, Vec<Entry>) {
+        let jobs: Vec<_> = entries.iter().map(|entry| entry.record.job).collect();
+        match self.outbox.lockable(&jobs).await {
+            Ok(free) => {
+                let free: HashSet<_> = free.into_iter().collect();
+                entries
+                    .into_iter()
+                    .partition(|entry| free.contains(&entry.record.job))
+            }
+            Err(error) => {
+                self.outage.failed(&error);
+                (Vec::new(), entries)
+            }
+        }
+    }
+
+    /// Records what can be recorded, and returns the rest with the time to wait before the retry. What somebody else holds waits
+    /// apart.
+    async fn write(
+        &self,
+        batch: Vec<Entry>,
+        locked: &mut Locked,
+        pulse: &Pulse,
+    ) -> (Vec<Entry>, Duration) {
         let mut todo = vec![batch];
         let mut rest = Vec::new();
         let mut wait = Duration::ZERO;
+        let mut any_recorded = false;
         while let Some(mut batch) = todo.pop() {
+            if batch.is_empty() {
+                continue;
+            }
             failpoints::point(Point::BeforeRecord);
             match self
                 .outbox
@@ -138,10 +215,32 @@ impl Recorder {
             {
                 Ok(outcomes) => {
                     failpoints::point(Point::AfterRecord);
+                    any_recorded |= !batch.is_empty();
                     self.outage.over();
                     for (entry, recorded) in batch.iter().zip(outcomes) {
                         count(&self.metrics, &entry.record, &recorded);
                         report(&entry.account, &entry.record, &recorded);
+                    }
+                }
+                // Somebody else holds a row: the others do not wait for it.
+                Err(error) if error.is_about_a_lock() => {
+                    pulse.failed(&error);
+                    let (free, held) = self.free(batch).await;
+                    for Entry {
+                        record, account, ..
+                    } in &held
+                    {
+                        tracing::warn!(
+                            job.id = %record.job, %account,
+                            "another session holds this job's row: its outcome is recorded when the row is free"
+                        );
+                    }
+                    if held.is_empty() {
+                        rest.extend(free);
+                        wait = wait.max(LONGEST_REST);
+                    } else {
+                        locked.add(held);
+                        todo.push(free);
                     }
                 }
                 Err(error) if error.is_transient() => {
@@ -156,8 +255,18 @@ impl Recorder {
                     todo.push(second);
                     todo.push(batch);
                 }
-                Err(error) if error.blames_the_row() => {
-                    for Entry { record, .. } in batch {
+                Err(error)
+                    if error.blames_the_row() || (any_recorded && error.may_blame_one_row()) =>
+                {
+                    for Entry {
+                        record, account, ..
+                    } in batch
+                    {
+                        if let Err(error) =
+                            self.outbox.note_refused(&account, record.job, &error).await
+                        {
+                            self.outage.failed(&error);
+                        }
                         tracing::error!(
                             job.id = %record.job, attempt = record.attempt, error = %chain(&error),
                             "an outcome cannot be recorded; the job is recovered as \"may have been sent\" when its lease \
@@ -179,7 +288,7 @@ impl Recorder {
 
     /// Begins the pause of this outcome, if it has one. `Err`: not now, and how long to wait.
     async fn pause(&self, entry: &Entry, pulse: &Pulse) -> Result<(), Duration> {
-        let Some(Pause { scope, lasts }) = &entry.pause else {
+        let Some(Pause { scope, ends }) = &entry.pause else {
             return Ok(());
         };
         let failure = match &entry.record.outcome {
@@ -194,6 +303,11 @@ impl Recorder {
                 return Ok(());
             }
         };
+        let (lasts, longest) = match *ends {
+            PauseEnd::Probe => (None, None),
+            PauseEnd::After(asked) => (Some(asked), None),
+            PauseEnd::Backoff { first, longest } => (Some(first), Some(longest)),
+        };
         let order = PauseOrder {
             account: &entry.account,
             scope: *scope,
@@ -205,7 +319,8 @@ impl Recorder {
             failure: Some(failure),
             reason: &failure.message,
             by: &self.worker,
-            lasts: *lasts,
+            lasts,
+            longest,
             probing: lasts.is_none().then_some(self.probing),
         };
         failpoints::point(Point::BeforePause);
@@ -218,7 +333,7 @@ impl Recorder {
                     let code = failure.code;
                     let lasts_ms = lasts.map(in_ms);
                     let end = match lasts {
-                        Some(_) => "until the time is over that the provider asks for",
+                        Some(_) => "until the provider takes more requests; no attempt is spent",
                         None => "no attempt is spent, and a probe ends it",
                     };
                     tracing::warn!(
@@ -338,14 +453,9 @@ fn report(account: &str, record: &Record, recorded: &Recorded) {
         Outcome::Expired => {
             tracing::info!(job.id = %job, attempt, account, "expired before it could be sent");
         }
-        Outcome::Retry {
-            delay,
-            failure,
-            indeterminate,
-            ..
-        } => tracing::warn!(
+        Outcome::Retry { delay, failure, .. } => tracing::warn!(
             job.id = %job, attempt, duration_ms, account, error.class = %failure.class,
-            error.code = failure.code, retry_ms = in_ms(*delay), may_have_been_sent = indeterminate,
+            error.code = failure.code, retry_ms = in_ms(*delay), may_have_been_sent = true,
             reason = %failure.message, "retry later"
         ),
         Outcome::Release { failure, .. } => tracing::debug!(

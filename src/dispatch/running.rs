@@ -8,11 +8,12 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     ContentLocks, Dispatch, Outage,
+    account_health::Health,
     concurrency::Concurrency,
     gate::ROUND_TRIPS,
     maintenance, reconcile,
@@ -76,6 +77,9 @@ pub(super) struct AccountState {
     /// Held by a job that missed its slot and reserves another one.
     pub(super) late: tokio::sync::Mutex<()>,
     pub(super) block_list: tokio::sync::Mutex<BlockList>,
+    /// Whether the fleet knows of this worker.
+    pub(super) ready: watch::Sender<bool>,
+    pub(super) health: Health,
     pub(super) metrics: AccountMetrics,
 }
 
@@ -138,6 +142,8 @@ impl Dispatch {
                     round_trips: Mutex::default(),
                     late: tokio::sync::Mutex::default(),
                     block_list: tokio::sync::Mutex::default(),
+                    ready: watch::Sender::new(false),
+                    health: Health::default(),
                 })
             })
             .collect();
@@ -165,6 +171,8 @@ impl Dispatch {
         for account in &dispatch.accounts {
             let singles = Arc::clone(&dispatch).claim_singles(Arc::clone(account));
             let bulk = Arc::clone(&dispatch).claim_bulk(Arc::clone(account));
+            let informed = Arc::clone(&dispatch).keep_informed(Arc::clone(account));
+            loops.spawn(watched(broken.clone(), "keeping informed", informed));
             loops.spawn(watched(broken.clone(), "claiming", singles));
             loops.spawn(watched(broken.clone(), "claiming bulk orders", bulk));
             let probe = maintenance::probe(Arc::clone(&dispatch), Arc::clone(account));

@@ -70,7 +70,7 @@ impl Variant {
     /// What it says differently: statement, words, other words.
     const fn rewrites(self) -> &'static [(&'static str, &'static str, &'static str)] {
         const CLAIM_SINGLES: &str = concat!(
-            include_str!("../outbox/claim/paused.sql"),
+            include_str!("../outbox/claim/account.sql"),
             include_str!("../outbox/claim/singles.sql"),
             include_str!("../outbox/claim/mark.sql")
         );
@@ -122,14 +122,11 @@ impl Variant {
                 "claimed_at <= now() - interval '100 milliseconds'",
             )],
             Self::NoRescue => &[(ABANDONED, "lease_until <= now()", "false")],
-            Self::NoLimit => &[
-                (
-                    CLAIM_SINGLES,
-                    "FROM due WHERE $5 <= 0",
-                    "FROM due WHERE $5 IS NOT NULL",
-                ),
-                (CLAIM_SINGLES, "WHERE $5 > 0 AND", "WHERE $5 < 0 AND"),
-            ],
+            Self::NoLimit => &[(
+                CLAIM_SINGLES,
+                "sms_outbox.rate_per_second($1, $4) AS per_second",
+                "CASE WHEN $4 < 0 THEN 1 END AS per_second",
+            )],
             Self::NoExpiry => &[
                 (
                     CLAIM_SINGLES,
@@ -203,7 +200,7 @@ pub(crate) fn policy(policy: Policy) -> Policy {
 /// What this process takes an answer for.
 pub(crate) fn verdict(verdict: Verdict) -> Verdict {
     match (variant(), verdict) {
-        (Some(Variant::IndeterminateIsFailure), Verdict::Indeterminate { failure, .. }) => {
+        (Some(Variant::IndeterminateIsFailure), Verdict::Indeterminate(failure)) => {
             Verdict::Refused(failure)
         }
         (_, verdict) => verdict,

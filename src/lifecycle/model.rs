@@ -64,6 +64,8 @@ const POLICY: Policy = Policy {
         base: ticks(1),
         cap: ticks(2),
     },
+    // The world of the model ends before.
+    retry_for: ticks(1_000),
 };
 
 /// What must hold, whatever happens.
@@ -129,8 +131,6 @@ enum Wrong {
 struct Row {
     status: Status,
     attempt: u8,
-    /// Claims that were released; more than one makes no difference.
-    released: u8,
     due_in: Age,
     /// Age of the claim, while there is one.
     claimed: Age,
@@ -150,7 +150,6 @@ struct Claim {
     /// Whether its token is the row's. Once lost, it stays so.
     current: bool,
     attempt: u8,
-    released: u8,
     age: Age,
     indeterminate: Option<Age>,
 }
@@ -162,7 +161,7 @@ enum Effect {
     Failed { spent: bool },
     Expired,
     Uncertain { spent: bool, indeterminate: bool },
-    Retry { delay: Age, indeterminate: bool },
+    Retry { delay: Age },
     Release { delay: Age },
 }
 
@@ -260,13 +259,8 @@ fn effect(outcome: &Outcome, order: Option<u8>, made: bool, left: bool) -> Effec
             spent: made,
             indeterminate: left,
         },
-        Outcome::Retry {
-            delay,
-            indeterminate,
-            ..
-        } => Effect::Retry {
+        Outcome::Retry { delay, .. } => Effect::Retry {
             delay: in_ticks(*delay),
-            indeterminate: *indeterminate,
         },
         Outcome::Release { delay, .. } => Effect::Release {
             delay: in_ticks(*delay),
@@ -284,7 +278,6 @@ impl Row {
     const FIRST: Self = Self {
         status: Status::Queued,
         attempt: 0,
-        released: 0,
         due_in: 0,
         claimed: 0,
         indeterminate: None,
@@ -313,10 +306,7 @@ impl Row {
                 spent,
                 indeterminate,
             } => (Status::Uncertain, spent, 0, indeterminate),
-            Effect::Retry {
-                delay,
-                indeterminate,
-            } => (Status::Queued, true, delay, indeterminate),
+            Effect::Retry { delay } => (Status::Queued, true, delay, true),
             Effect::Release { delay } => (Status::Queued, false, delay, false),
         };
         if indeterminate && (self.indeterminate.is_none() || guard_restarts) {
@@ -324,7 +314,6 @@ impl Row {
         }
         if !spent {
             self.attempt = self.attempt.saturating_sub(1);
-            self.released = 1;
         }
         if let Effect::Sent { order } = effect {
             self.order = order;
@@ -454,7 +443,8 @@ impl World {
             job: Uuid::from_u128(7),
             attempt: claim.attempt.into(),
             max_attempts: self.max_attempts.into(),
-            released: claim.released.into(),
+            due_for: Duration::ZERO,
+            blame: None,
             since_claim: ticks(claim.age.into()),
             indeterminate_age: indeterminate_age.filter(|_| !self.is(Wrong::BlindResend)),
             expires_in: overdue.then_some(Duration::ZERO),
@@ -465,10 +455,8 @@ impl World {
     fn decide(&self, claim: &Claim, overdue: bool, verdict: Verdict, order: Option<u8>) -> Worker {
         let left = !matches!(verdict, Verdict::NotSent(_));
         let verdict = match verdict {
-            Verdict::Indeterminate { .. } if self.is(Wrong::BlindResend) => {
-                Verdict::NotSent(failure())
-            }
-            Verdict::Indeterminate { .. } if self.is(Wrong::IndeterminateIsFailure) => {
+            Verdict::Indeterminate(_) if self.is(Wrong::BlindResend) => Verdict::NotSent(failure()),
+            Verdict::Indeterminate(_) if self.is(Wrong::IndeterminateIsFailure) => {
                 Verdict::Refused(failure())
             }
             other => other,
@@ -489,7 +477,6 @@ impl World {
         let claim = Claim {
             current: true,
             attempt: row.attempt,
-            released: row.released,
             age: row.claimed,
             indeterminate: row.indeterminate,
         };
@@ -665,10 +652,7 @@ impl World {
                 failure: failure(),
                 retry_after: None,
             },
-            Reply::TakenUnreadable | Reply::OutOfOrder => Verdict::Indeterminate {
-                failure: failure(),
-                answered: true,
-            },
+            Reply::TakenUnreadable | Reply::OutOfOrder => Verdict::Indeterminate(failure()),
             Reply::TakenSilently | Reply::DuplicateSilently | Reply::Lost => {
                 if let Some((place, claim, age)) = waiting {
                     state.workers[place] = Worker::Waiting(claim, age, true);
@@ -700,7 +684,6 @@ impl World {
         let claim = Claim {
             current: true,
             attempt: row.attempt.max(1),
-            released: row.released,
             age: 0,
             indeterminate: row.indeterminate,
         };
@@ -749,10 +732,7 @@ impl World {
                     }
                 }
                 // Timed out, or the connection broke.
-                let silence = Verdict::Indeterminate {
-                    failure: failure(),
-                    answered: false,
-                };
+                let silence = Verdict::Indeterminate(failure());
                 let done = self.decide(&claim, state.overdue, silence, None);
                 step("no answer", state.with(place, done).orphaned(worker), None);
             }
@@ -819,7 +799,6 @@ impl World {
         let reopened = || {
             let mut after = *state;
             after.by_hand = true;
-            after.row.released = 1;
             after.row.attempt = 0;
             after.row.indeterminate = None;
             after.row.put(Status::Queued);
@@ -964,7 +943,7 @@ impl World {
                     | Worker::Waiting(claim, _, _)
                         if !claim.current =>
                     {
-                        (claim.attempt, claim.released) = (1, 0);
+                        claim.attempt = 1;
                         if claim.age >= in_ticks(self.policy.lease) {
                             (claim.age, claim.indeterminate) = (self.oldest, None);
                         }
@@ -1043,10 +1022,7 @@ impl World {
                     return Some(self.arrive(*state, Some((place, claim, age)), reply).0);
                 }
                 Worker::Waiting(claim, _, true) => {
-                    let silence = Verdict::Indeterminate {
-                        failure: failure(),
-                        answered: false,
-                    };
+                    let silence = Verdict::Indeterminate(failure());
                     let done = self.decide(&claim, state.overdue, silence, None);
                     return Some(state.with(place, done));
                 }

@@ -7,8 +7,11 @@ WITH overdue AS MATERIALIZED (
     SELECT id, lease_until FROM sms_outbox.jobs
     WHERE status = 'sending' AND lease_until <= now()
       AND lease_until > coalesce(now() - $2 * interval '1 millisecond', '-infinity')
+      AND NOT EXISTS (SELECT FROM sms_outbox.refused_jobs AS row WHERE row.job_id = jobs.id AND row.retry_at > now())
     ORDER BY lease_until
     LIMIT $1
+    -- What somebody else holds cannot be recorded now, and must not keep the others waiting.
+    FOR NO KEY UPDATE SKIP LOCKED
 ), measured AS (
     SELECT overdue.id, overdue.lease_until, count(*) OVER () AS found,
            -- What it is unpacked, and not what it takes on disk.

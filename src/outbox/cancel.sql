@@ -15,6 +15,6 @@ WITH chosen AS MATERIALIZED (
     FOR NO KEY UPDATE
 )
 UPDATE sms_outbox.jobs AS job
-SET status = 'cancelled', finished_at = now()
+SET status = 'cancelled', held = NULL, finished_at = now()
 WHERE job.id = ANY (ARRAY(SELECT id FROM chosen)) AND job.status = 'queued'
 RETURNING job.id, job.ambiguous_since IS NOT NULL AS may_have_been_sent

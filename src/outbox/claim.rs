@@ -1,6 +1,6 @@
 //! Taking what is due, and marking it before anything leaves.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
@@ -48,11 +48,36 @@ pub struct Cursor {
     pub id: Uuid,
 }
 
-/// From where a claim reads on, for priorities 0 to 3; `None`: from the beginning.
-///
-/// What lies below is skipped, not forgotten: a job that is committed late, or is released, can be there. So now and then a
-/// claim has to be a full sweep.
-pub type Cursors = [Option<Cursor>; 4];
+/// Whose jobs a claim looks at, and from where on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Of this priority, 0 to 3.
+    pub priority: i16,
+    /// Inserted by this database role.
+    pub producer: Arc<str>,
+    /// From here on; `None`: from the beginning. What lies below is skipped, not forgotten: a job that is committed late, or is
+    /// released, can be there. So now and then a claim has to be a full sweep.
+    pub cursor: Option<Cursor>,
+    /// Not more than this many.
+    pub at_most: usize,
+    /// Whether it goes before what may have been accepted, and gets its slot as urgent messages do.
+    pub first: bool,
+}
+
+/// For whom, under which limit, and for how long a claim is made.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimOrder<'a> {
+    /// The account.
+    pub account: &'a str,
+    /// Who claims.
+    pub worker: &'a str,
+    /// How long the claim holds.
+    pub lease: Duration,
+    /// The limit.
+    pub slots: Slots,
+    /// Whether a new message may be claimed although the provider is unavailable: to find out whether it still is.
+    pub trial: bool,
+}
 
 /// A job that this worker holds until its lease ends. The database says `sending`: from here on it may have been sent.
 #[derive(Clone)]
@@ -85,8 +110,12 @@ pub struct Claim {
     pub bulk: bool,
     /// 0 to 3; smaller goes first.
     pub priority: i16,
+    /// Which database role inserted it.
+    pub producer: Arc<str>,
     /// From when on it could be claimed.
     pub due_at: DateTime<Utc>,
+    /// How long ago it was due first, at the time of the claim.
+    pub due_for: Duration,
     /// How long it had been indeterminate at the time of the claim.
     pub indeterminate_age: Option<Duration>,
     /// Time to `expires_at` at the time of the claim.
@@ -144,16 +173,18 @@ struct Row {
     traceparent: Option<String>,
     bulk: bool,
     priority: i16,
+    producer: String,
     due_at: DateTime<Utc>,
+    due_for_ms: i64,
     provider_send_at_s: Option<i64>,
     claimed_at: DateTime<Utc>,
     indeterminate_age_ms: Option<i64>,
     expires_in_ms: Option<i64>,
-    wait_us: i32,
+    wait_us: Option<i32>,
 }
 
 impl Row {
-    fn into_claim(self, tolerance: Option<Duration>, asked: Moment, received: Moment) -> Claim {
+    fn into_claim(self, tolerance: Duration, asked: Moment, received: Moment) -> Claim {
         Claim {
             id: self.id,
             token: self.token,
@@ -171,11 +202,13 @@ impl Row {
             traceparent: self.traceparent,
             bulk: self.bulk,
             priority: self.priority,
+            producer: self.producer.into(),
             due_at: self.due_at,
+            due_for: from_millis(self.due_for_ms),
             indeterminate_age: self.indeterminate_age_ms.map(from_millis),
             expires_in: self.expires_in_ms.map(from_millis),
-            wait_us: self.wait_us,
-            tolerance,
+            wait_us: self.wait_us.unwrap_or(0),
+            tolerance: self.wait_us.map(|_| tolerance),
             asked,
             received,
         }
@@ -184,14 +217,14 @@ impl Row {
 
 /// Takes single messages.
 pub const CLAIM_SINGLES: &str = concat!(
-    include_str!("claim/paused.sql"),
+    include_str!("claim/account.sql"),
     include_str!("claim/singles.sql"),
     include_str!("claim/mark.sql")
 );
 
 /// Takes the next bulk order.
 pub const CLAIM_BULK: &str = concat!(
-    include_str!("claim/paused.sql"),
+    include_str!("claim/account.sql"),
     include_str!("claim/bulk.sql"),
     include_str!("claim/mark.sql")
 );
@@ -199,73 +232,73 @@ pub const CLAIM_BULK: &str = concat!(
 type Claiming = QueryAs<'static, Postgres, Row, PgArguments>;
 
 impl Outbox {
-    /// Claims up to `at_most` due single messages of `account`, the most urgent first, as far as slots allow, from `cursors` on.
+    /// Claims up to `at_most` due single messages in the order of `turns`, as far as slots allow; messages that may have been
+    /// accepted go before every turn that is not `first`.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses, or is not the pinned one. If the answer was lost, the claims may
     /// stand nevertheless: they are recovered when their leases end.
     pub async fn claim(
         &self,
-        account: &str,
+        order: ClaimOrder<'_>,
         at_most: usize,
-        lease: Duration,
-        worker: &str,
-        slots: Slots,
-        cursors: &Cursors,
+        turns: &[Turn],
     ) -> Result<Vec<Claim>, OutboxError> {
-        let due_at = cursors.map(|cursor| cursor.map(|cursor| cursor.due_at));
-        let id = cursors.map(|cursor| cursor.map_or(Uuid::nil(), |cursor| cursor.id));
-        let tolerance = (slots.per_second > 0).then_some(slots.tolerance);
+        let priority: Vec<i16> = turns.iter().map(|turn| turn.priority).collect();
+        let producer: Vec<String> = turns.iter().map(|turn| turn.producer.to_string()).collect();
+        let due_at: Vec<Option<DateTime<Utc>>> = turns
+            .iter()
+            .map(|turn| turn.cursor.map(|at| at.due_at))
+            .collect();
+        let id: Vec<Uuid> = turns
+            .iter()
+            .map(|turn| turn.cursor.map_or(Uuid::nil(), |at| at.id))
+            .collect();
+        let quota: Vec<i32> = turns.iter().map(|turn| count(turn.at_most)).collect();
+        let first: Vec<bool> = turns.iter().map(|turn| turn.first).collect();
         let mut claims = self
-            .mark(
-                CLAIM_SINGLES,
-                account,
-                lease,
-                worker,
-                tolerance,
-                |claiming| {
-                    claiming
-                        .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
-                        .bind(slots.limit())
-                        .bind(slots.window())
-                        .bind(slots.horizon())
-                        .bind(due_at)
-                        .bind(id)
-                },
-            )
+            .mark(CLAIM_SINGLES, order, |claiming| {
+                claiming
+                    .bind(i64::from(count(at_most)))
+                    .bind(priority)
+                    .bind(producer)
+                    .bind(due_at)
+                    .bind(id)
+                    .bind(quota)
+                    .bind(first)
+            })
             .await?;
         // They come in the order of their rows in the table.
-        if tolerance.is_some() {
-            claims.sort_by_key(|claim| (!claim.urgent(), claim.wait_us));
-        } else {
-            // Urgent jobs, indeterminate jobs, and then by priority, as they were chosen.
-            claims.sort_by_key(|claim| {
-                let out_of_turn = claim.place().is_none();
-                (
-                    !claim.urgent(),
-                    !out_of_turn,
-                    claim.priority,
-                    claim.due_at,
-                    claim.id,
-                )
-            });
-        }
+        claims.sort_by_key(|claim| {
+            let out_of_turn = claim.place().is_none();
+            (
+                !claim.urgent(),
+                claim.tolerance.map(|_| claim.wait_us),
+                // Without slots: urgent jobs, indeterminate jobs, and then by priority, as they were chosen.
+                !out_of_turn,
+                claim.priority,
+                claim.due_at,
+                claim.id,
+            )
+        });
         Ok(claims)
     }
 
-    /// Claims the next bulk order of `account`, unless one is under way anywhere.
+    /// Claims the next bulk order of the account, unless one is under way anywhere. `oldest`: the one that was due first, whatever
+    /// its priority.
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
     pub async fn claim_bulk(
         &self,
-        account: &str,
-        lease: Duration,
-        worker: &str,
+        order: ClaimOrder<'_>,
+        producers: &[String],
+        oldest: bool,
     ) -> Result<Option<Claim>, OutboxError> {
+        let producers = producers.to_vec();
         match self
-            .mark(CLAIM_BULK, account, lease, worker, None, |claiming| {
-                claiming
+            .mark(CLAIM_BULK, order, |claiming| {
+                claiming.bind(producers).bind(oldest)
             })
             .await
         {
@@ -282,25 +315,26 @@ impl Outbox {
     async fn mark(
         &self,
         statement: &'static str,
-        account: &str,
-        lease: Duration,
-        worker: &str,
-        tolerance: Option<Duration>,
+        order: ClaimOrder<'_>,
         bind: impl FnOnce(Claiming) -> Claiming + Clone,
     ) -> Result<Vec<Claim>, OutboxError> {
         let asked = Moment::now();
         let rows = self
             .call_where_pinned("claiming jobs", async |connection| {
                 let claiming = sqlx::query_as(failpoints::sql(statement))
-                    .bind(account.to_owned())
-                    .bind(millis(lease))
-                    .bind(worker.to_owned());
+                    .bind(order.account.to_owned())
+                    .bind(millis(order.lease))
+                    .bind(order.worker.to_owned())
+                    .bind(order.slots.limit())
+                    .bind(order.slots.window())
+                    .bind(order.slots.horizon())
+                    .bind(order.trial);
                 let claiming = bind(claiming).persistent(self.persistent());
                 failpoints::midway(Point::DuringClaim, claiming.fetch_all(connection)).await
             })
             .await?;
         let received = Moment::now();
-        let claim = |row: Row| row.into_claim(tolerance, asked, received);
+        let claim = |row: Row| row.into_claim(order.slots.tolerance, asked, received);
         Ok(rows.into_iter().map(claim).collect())
     }
 
@@ -330,4 +364,8 @@ impl Outbox {
         })
         .await
     }
+}
+
+fn count(jobs: usize) -> i32 {
+    i32::try_from(jobs).unwrap_or(i32::MAX)
 }

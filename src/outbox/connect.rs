@@ -18,15 +18,17 @@ use crate::producer::guard_against_lost_writes;
 
 /// What keeps the planner to one plan, and to indexes. It cannot know how few rows a claim will find among how many, and what it
 /// guesses instead depends on when the table was analysed last.
-pub(super) const STEADY_PLANS: [(&str, &str); 6] = [
+pub(super) const STEADY_PLANS: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_sort", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
-    // What is switched off counts as very expensive, and what is expensive would be compiled first.
-    ("jit", "off"),
 ];
+
+/// What is expensive in the planner's eyes would be compiled first, for a second, whatever it costs in truth; and what is switched off
+/// counts as very expensive.
+pub(super) const NOT_COMPILED: (&str, &str) = ("jit", "off");
 
 /// For a connection that asks for nothing: startup parameters would be refused, the one that the driver sends by itself included.
 /// (Since PostgreSQL 12 floats come back exactly without it.) Unnamed statements are chosen query by query.
@@ -67,6 +69,16 @@ pub struct ConnectOptions {
     /// made once, and always by index: the planner would weigh each statement anew, which took longer than claiming 50 jobs,
     /// and change its mind with the statistics. And a connection that was used a moment ago is used again as it is.
     pub for_worker: bool,
+}
+
+/// How long a statement may wait for a row that somebody else holds.
+pub(super) fn lock_timeout_ms(for_worker: bool, statement_timeout_ms: u128) -> u128 {
+    const WORKERS_MS: u128 = 1_000;
+    if for_worker {
+        statement_timeout_ms.min(WORKERS_MS)
+    } else {
+        statement_timeout_ms
+    }
 }
 
 impl std::fmt::Debug for ConnectOptions {
@@ -132,8 +144,9 @@ impl ConnectOptions {
         };
         options.options([
             ("statement_timeout", statement_timeout.as_str()),
-            ("lock_timeout", statement_timeout.as_str()),
+            ("lock_timeout", self.lock_timeout_ms().to_string().as_str()),
             ("idle_in_transaction_session_timeout", "60000"),
+            NOT_COMPILED,
             // Whatever the database's own defaults are: its statements are written for this isolation, in which they wait for one
             // another instead of failing; and its connections lie idle.
             ("default_transaction_isolation", "read committed"),
@@ -143,6 +156,11 @@ impl ConnectOptions {
             ("tcp_keepalives_count", "3"),
             (MARK, mark()),
         ])
+    }
+
+    /// A row that somebody holds for longer is stepped over by workers; people are told of it.
+    fn lock_timeout_ms(&self) -> u128 {
+        lock_timeout_ms(self.for_worker, self.statement_timeout_ms())
     }
 
     /// The server gives up a little before we do, so that a slow statement is cancelled there and not only forgotten here.

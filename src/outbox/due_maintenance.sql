@@ -8,4 +8,5 @@ SELECT EXISTS (SELECT FROM sms_outbox.jobs
                  AND ambiguous_since <= now() - $1 * interval '1 millisecond') AS stale,
        EXISTS (SELECT FROM sms_outbox.jobs
                WHERE status = 'sent' AND order_id IS NULL AND sent_at > now() - interval '3 minutes') AS orphans,
-       EXISTS (SELECT FROM sms_outbox.pauses WHERE ended_at IS NULL OR has_held) AS pauses
+       EXISTS (SELECT FROM sms_outbox.pauses WHERE ended_at IS NULL) AS pauses,
+       EXISTS (SELECT FROM sms_outbox.jobs WHERE status = 'queued' AND held IS NOT NULL) AS held

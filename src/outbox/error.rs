@@ -145,6 +145,31 @@ impl OutboxError {
         self.code().as_deref() == Some("55P03")
     }
 
+    /// Whether the database answered, and one row among several may be why it refused: a broken rule, a trigger of the
+    /// application. A missing privilege is none of them.
+    #[must_use]
+    pub fn may_blame_one_row(&self) -> bool {
+        let code = self.code().unwrap_or_default();
+        matches!(self, Self::Refused { .. })
+            && !["42501", "53", "58", "0A", "25", "28", "3D"]
+                .iter()
+                .any(|class| code.starts_with(class))
+    }
+
+    /// The SQLSTATE, empty where there is none, and the constraint.
+    pub(super) fn code_and_rule(&self) -> (String, Option<String>) {
+        let rule = match self {
+            Self::Refused { source, .. } => source
+                .as_database_error()
+                .and_then(|error| error.constraint()),
+            _ => None,
+        };
+        (
+            self.code().unwrap_or_default().into_owned(),
+            rule.map(str::to_owned),
+        )
+    }
+
     fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
         match self {
             Self::Unreachable { source, .. }

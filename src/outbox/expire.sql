@@ -10,6 +10,6 @@ WITH overdue AS MATERIALIZED (
 )
 UPDATE sms_outbox.jobs AS job
 SET status = CASE WHEN ambiguous_since IS NULL THEN 'expired' ELSE 'uncertain' END,
-    finished_at = CASE WHEN ambiguous_since IS NULL THEN now() END
+    held = NULL, finished_at = CASE WHEN ambiguous_since IS NULL THEN now() END
 WHERE job.id = ANY (ARRAY(SELECT id FROM overdue))
 RETURNING job.id, job.status

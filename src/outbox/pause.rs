@@ -25,6 +25,8 @@ pub struct PauseOrder<'a> {
     pub by: &'a str,
     /// How long, where the end is known.
     pub lasts: Option<Duration>,
+    /// If it comes back soon it lasts twice as long each time, up to this; `None`: always as long.
+    pub longest: Option<Duration>,
     /// How probes are spaced, if one is to end it.
     pub probing: Option<Probing>,
 }
@@ -98,6 +100,7 @@ impl Outbox {
                 .bind(order.lasts.map(millis))
                 .bind(order.probing.map(|probing| millis(probing.first)))
                 .bind(order.probing.map(|probing| millis(probing.longest)))
+                .bind(order.longest.map(millis))
                 .persistent(self.persistent())
                 .fetch_optional(connection)
                 .await
@@ -235,34 +238,42 @@ impl Outbox {
         Ok(lasted.map(from_millis))
     }
 
-    /// Marks due jobs behind a pause as held, as far as they are among the first `look` of their priority; returns how many.
+    /// Marks due jobs behind a live pause as held, as far as they are among the first `look` of their producer and priority; returns
+    /// how many.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
     pub async fn hold(&self, look: usize) -> Result<usize, OutboxError> {
-        self.call("holding jobs", async |connection| {
-            let held: Vec<Uuid> = sqlx::query_scalar(include_str!("hold.sql"))
-                .bind(i64::try_from(look).unwrap_or(i64::MAX))
-                .persistent(self.persistent())
-                .fetch_all(connection)
-                .await?;
-            Ok(held.len())
-        })
-        .await
+        self.change("holding jobs", include_str!("hold.sql"), look)
+            .await
     }
 
-    /// Releases up to `at_most` held jobs whose pause is over; returns how many.
+    /// Releases up to `at_most` held jobs that no live pause holds; returns how many.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
     pub async fn release_held(&self, at_most: usize) -> Result<usize, OutboxError> {
-        self.call("releasing held jobs", async |connection| {
-            let released: Vec<Uuid> = sqlx::query_scalar(include_str!("release_held.sql"))
-                .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
+        self.change(
+            "releasing held jobs",
+            include_str!("release_held.sql"),
+            at_most,
+        )
+        .await
+    }
+
+    async fn change(
+        &self,
+        doing: &'static str,
+        statement: &'static str,
+        jobs: usize,
+    ) -> Result<usize, OutboxError> {
+        self.call(doing, async |connection| {
+            let changed: Vec<Uuid> = sqlx::query_scalar(statement)
+                .bind(i64::try_from(jobs).unwrap_or(i64::MAX))
                 .persistent(self.persistent())
                 .fetch_all(connection)
                 .await?;
-            Ok(released.len())
+            Ok(changed.len())
         })
         .await
     }

@@ -2,6 +2,7 @@
 -- began it, so that it is reported once and not by every request that met the same failure.
 --   $1 account  $2 scope  $3 sender  $4 class  $5 code  $6 reason  $7 by  $8 ends after ms (null: by probe or by hand)
 --   $9 first probe after ms (null: never)  $10 longest time between probes in ms
+--   $11 if it comes back soon it lasts twice as long each time, up to so many ms (null: always as long)
 INSERT INTO sms_outbox.pauses AS pause
     (account, scope, sender, error_class, error_code, reason, paused_by, until, probe_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7,
@@ -9,11 +10,18 @@ VALUES ($1, $2, $3, $4, $5, $6, $7,
         now() + $9::bigint * interval '1 millisecond')
 ON CONFLICT (account, scope, sender) DO UPDATE
 SET error_class = excluded.error_class, error_code = excluded.error_code, reason = excluded.reason,
-    paused_by = excluded.paused_by, since = now(), until = excluded.until,
+    paused_by = excluded.paused_by, since = now(),
+    until = now() + least(coalesce($11::bigint, $8::bigint), $8::bigint * power(2, least(
+            CASE WHEN coalesce(pause.ended_at, pause.until) > now() - interval '10 minutes' AND $11::bigint IS NOT NULL
+                 THEN pause.consecutive_failures ELSE 0 END, 20)))
+        * interval '1 millisecond',
     -- Back within ten minutes of its end: the end was premature, so ask less often.
-    consecutive_failures = CASE WHEN pause.ended_at > now() - interval '10 minutes' THEN pause.consecutive_failures + 1 ELSE 1 END,
+    consecutive_failures =
+        CASE WHEN coalesce(pause.ended_at, pause.until) > now() - interval '10 minutes'
+             THEN pause.consecutive_failures + 1 ELSE 1 END,
     probe_at = now() + least($10::bigint, $9::bigint * power(2, least(
-            CASE WHEN pause.ended_at > now() - interval '10 minutes' THEN pause.consecutive_failures ELSE 0 END, 20)))
+            CASE WHEN coalesce(pause.ended_at, pause.until) > now() - interval '10 minutes'
+                 THEN pause.consecutive_failures ELSE 0 END, 20)))
         * interval '1 millisecond',
     ended_at = NULL, ended_by = NULL
 WHERE pause.ended_at IS NOT NULL

@@ -182,9 +182,13 @@ impl Record {
     fn answer(&self) -> Answer<'_> {
         // A rescue assumes that a request was made.
         let made = self.evidence.is_some() || self.observer == Observer::Rescue;
+        let left = self
+            .evidence
+            .as_ref()
+            .is_none_or(|seen| seen.progress != Progress::NotSent);
         let (status, spent, failure) = match &self.outcome {
             Outcome::Sent { .. } => (Status::Sent, true, None),
-            Outcome::Failed(failure) => (Status::Failed, made, Some(failure)),
+            Outcome::Failed(failure) => (Status::Failed, made && left, Some(failure)),
             Outcome::Expired => (Status::Expired, false, None),
             Outcome::Uncertain(failure) => (Status::Uncertain, made, Some(failure)),
             Outcome::Retry { failure, .. } => (Status::Queued, true, Some(failure)),
@@ -198,11 +202,7 @@ impl Record {
             _ => (None, false),
         };
         let (delay, indeterminate) = match &self.outcome {
-            Outcome::Retry {
-                delay,
-                indeterminate,
-                ..
-            } => (*delay, *indeterminate),
+            Outcome::Retry { delay, .. } => (*delay, true),
             Outcome::Release { delay, .. } => (*delay, false),
             // The indeterminate attempt that made the job uncertain may be this one.
             Outcome::Uncertain(_) => {

@@ -40,6 +40,8 @@ WITH durable AS MATERIALIZED (
         attempt = CASE WHEN answer.spent THEN job.attempt ELSE job.attempt - 1 END,
         due_at = CASE WHEN answer.status = 'queued' AND answer.delay_ms > 0
                       THEN now() + answer.delay_ms * interval '1 millisecond' ELSE job.due_at END,
+        first_due_at = CASE WHEN answer.status = 'queued' AND answer.delay_ms > 0
+                            THEN coalesce(job.first_due_at, greatest(job.due_at, job.created_at)) ELSE job.first_due_at END,
         order_id = coalesce(answer.order_id, (SELECT original.order_id FROM original WHERE original.id = answer.id)),
         duplicate = answer.duplicate,
         duplicate_of = (SELECT original.original_id FROM original WHERE original.id = answer.id),

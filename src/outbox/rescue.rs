@@ -64,8 +64,10 @@ pub struct DueMaintenance {
     pub stale: bool,
     /// Duplicates whose original may be known by now.
     pub orphans: bool,
-    /// Pauses that hold, or whose jobs are still held.
+    /// Pauses that hold, or have just elapsed.
     pub pauses: bool,
+    /// Jobs that a pause holds, or held.
+    pub held: bool,
 }
 
 impl Outbox {

@@ -17,6 +17,8 @@ WITH others AS MATERIALIZED (
         ambiguous_since = CASE WHEN $2 = 'queued' THEN NULL ELSE job.ambiguous_since END,
         attempt = CASE WHEN $2 = 'queued' THEN 0 ELSE job.attempt END,
         due_at = CASE WHEN $2 = 'queued' THEN now() ELSE job.due_at END,
+        first_due_at = CASE WHEN $2 = 'queued' THEN NULL ELSE job.first_due_at END,
+        held = NULL,
         error_class = CASE WHEN $2 = 'sent' THEN NULL ELSE coalesce(job.error_class, 'unknown') END,
         error_code = CASE WHEN $2 = 'sent' THEN NULL ELSE job.error_code END,
         error_message = CASE WHEN $2 = 'sent' THEN NULL WHEN $2 = 'failed' THEN 'Given up by hand.' ELSE job.error_message END

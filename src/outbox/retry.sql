@@ -16,6 +16,6 @@ WITH chosen AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE sms_outbox.jobs AS job
-SET status = 'queued', attempt = 0, due_at = now(), finished_at = NULL, ambiguous_since = NULL
+SET status = 'queued', attempt = 0, due_at = now(), first_due_at = NULL, finished_at = NULL, ambiguous_since = NULL
 WHERE job.id = ANY (ARRAY(SELECT id FROM chosen))
 RETURNING job.id

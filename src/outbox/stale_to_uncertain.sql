@@ -10,6 +10,6 @@ WITH stale AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE sms_outbox.jobs AS job
-SET status = 'uncertain'
+SET status = 'uncertain', held = NULL
 WHERE job.id = ANY (ARRAY(SELECT id FROM stale))
 RETURNING job.id

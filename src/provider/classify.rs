@@ -134,10 +134,7 @@ pub(super) fn classify(reply: &Reply, answer: &Answer) -> (Verdict, Option<i32>)
                 "HTTP {} with an answer that says the contrary, and not in the form that is documented.",
                 reply.http_status
             );
-            let verdict = Verdict::Indeterminate {
-                failure: Failure::new(Unknown, said),
-                answered: true,
-            };
+            let verdict = Verdict::Indeterminate(Failure::new(Unknown, said));
             (verdict, None)
         }
         Some(Code::Number(code)) => (by_code(code, reply, answer, words), Some(code)),
@@ -170,10 +167,10 @@ fn by_code(code: i32, reply: &Reply, answer: &Answer, words: Option<&str>) -> Ve
             failure: failure(RateLimited, TOO_MANY),
             retry_after: reply.retry_after,
         },
-        Meaning::Outage => Verdict::Indeterminate {
-            failure: failure(Unavailable, "The provider is unavailable at the moment."),
-            answered: true,
-        },
+        Meaning::Outage => Verdict::Indeterminate(failure(
+            Unavailable,
+            "The provider is unavailable at the moment.",
+        )),
     }
 }
 
@@ -194,10 +191,7 @@ fn by_http_status(reply: &Reply, words: Option<&str>) -> Verdict {
         scope: PauseScope::Account,
         failure: failure(class, hint),
     };
-    let broke_off = |cut: &Failure| Verdict::Indeterminate {
-        failure: cut.clone(),
-        answered: false,
-    };
+    let broke_off = |cut: &Failure| Verdict::Indeterminate(cut.clone());
     match status {
         300..=399 => blocked(
             Account,
@@ -224,20 +218,14 @@ fn by_http_status(reply: &Reply, words: Option<&str>) -> Verdict {
             "The provider always gives a code, so something else answered: check ILETIMERKEZI_BASE_URL.",
         ),
         // Behind a gateway's 500, 502, 503 or 504 the provider may still be at work.
-        500..=599 => Verdict::Indeterminate {
-            failure: failure(
-                Unavailable,
-                "The provider, or something in front of it, is unavailable.",
-            ),
-            answered: false,
-        },
+        500..=599 => Verdict::Indeterminate(failure(
+            Unavailable,
+            "The provider, or something in front of it, is unavailable.",
+        )),
         _ => match &reply.cut {
             // The end of a body that breaks off says nothing about the end of the work.
             Some(cut) => broke_off(cut),
-            None => Verdict::Indeterminate {
-                failure: failure(Unknown, "The answer could not be read."),
-                answered: true,
-            },
+            None => Verdict::Indeterminate(failure(Unknown, "The answer could not be read.")),
         },
     }
 }
@@ -277,7 +265,7 @@ mod tests {
         Refused(ErrorClass),
         Blocked(PauseScope, ErrorClass),
         Throttled,
-        Indeterminate(ErrorClass, bool),
+        Indeterminate(ErrorClass),
     }
 
     fn kind(verdict: &Verdict) -> Kind {
@@ -290,9 +278,7 @@ mod tests {
                 assert_eq!(failure.class, RateLimited);
                 Kind::Throttled
             }
-            Verdict::Indeterminate { failure, answered } => {
-                Kind::Indeterminate(failure.class, *answered)
-            }
+            Verdict::Indeterminate(failure) => Kind::Indeterminate(failure.class),
             Verdict::NotSent(_) => panic!("an answer was read"),
         }
     }
@@ -302,7 +288,7 @@ mod tests {
             Verdict::Refused(failure)
             | Verdict::Blocked { failure, .. }
             | Verdict::Throttled { failure, .. }
-            | Verdict::Indeterminate { failure, .. }
+            | Verdict::Indeterminate(failure)
             | Verdict::NotSent(failure) => Some(failure),
             Verdict::Accepted(_) | Verdict::Duplicate => None,
         }
@@ -334,10 +320,10 @@ mod tests {
             (468, Refused(Iys)),
             (469, Refused(Iys)),
             (470, Blocked(Scope::Iys, Account)),
-            (500, Indeterminate(Unavailable, true)),
-            (502, Indeterminate(Unavailable, true)),
-            (503, Indeterminate(Unavailable, true)),
-            (504, Indeterminate(Unavailable, true)),
+            (500, Indeterminate(Unavailable)),
+            (502, Indeterminate(Unavailable)),
+            (503, Indeterminate(Unavailable)),
+            (504, Indeterminate(Unavailable)),
         ];
         let others = [
             0, 1, 2, 20, 100, 110, 111, 112, 113, 114, 115, 199, 201, 202, 204, 301, 405, 413, 419,
@@ -394,12 +380,9 @@ mod tests {
             ),
             (
                 &[500, 501, 502, 503, 504, 520, 599],
-                Indeterminate(Unavailable, false),
+                Indeterminate(Unavailable),
             ),
-            (
-                &[200, 201, 202, 204, 299, 600, 999],
-                Indeterminate(Unknown, true),
-            ),
+            (&[200, 201, 202, 204, 299, 600, 999], Indeterminate(Unknown)),
         ] {
             for status in statuses {
                 for body in unreadable {
@@ -467,15 +450,15 @@ mod tests {
         };
         assert_eq!(
             kind(&verdict(&cut(200)).0),
-            Kind::Indeterminate(ErrorClass::Network, false)
+            Kind::Indeterminate(ErrorClass::Network)
         );
         assert_eq!(
             kind(&verdict(&cut(502)).0),
-            Kind::Indeterminate(Unavailable, false)
+            Kind::Indeterminate(Unavailable)
         );
         assert_eq!(
             kind(&verdict(&cut(400)).0),
-            Kind::Indeterminate(ErrorClass::Network, false)
+            Kind::Indeterminate(ErrorClass::Network)
         );
         assert_eq!(
             kind(&verdict(&cut(404)).0),
@@ -500,7 +483,7 @@ mod tests {
     #[test]
     fn an_acceptance_that_http_contradicts_is_believed_where_its_envelope_is_whole() {
         use Kind::{Accepted, Duplicate, Indeterminate};
-        let doubt = || Indeterminate(Unknown, true);
+        let doubt = || Indeterminate(Unknown);
         let message = r#""message":"İşlem başarılı""#;
         for (body, expected) in [
             (

@@ -238,20 +238,9 @@ fn assert_not_sent(outcome: &Observation, class: ErrorClass) {
 }
 
 #[track_caller]
-fn assert_indeterminate(
-    outcome: &Observation,
-    class: ErrorClass,
-    answered: bool,
-    progress: Progress,
-) {
+fn assert_indeterminate(outcome: &Observation, class: ErrorClass, progress: Progress) {
     match &outcome.verdict {
-        Verdict::Indeterminate {
-            failure,
-            answered: came,
-        } => {
-            assert_eq!(failure.class, class, "{failure:?}");
-            assert_eq!(*came, answered);
-        }
+        Verdict::Indeterminate(failure) => assert_eq!(failure.class, class, "{failure:?}"),
         other => panic!("{other:?}"),
     }
     assert_eq!(outcome.progress, progress);
@@ -573,7 +562,7 @@ async fn a_connection_that_is_not_ready_in_time_was_surely_not_sent() {
 async fn a_connection_that_ends_without_an_answer_is_indeterminate() {
     let server = Server::start([Step::Close]).await;
     let outcome = send(&server.provider()).await;
-    assert_indeterminate(&outcome, ErrorClass::Network, false, Progress::MaybeSent);
+    assert_indeterminate(&outcome, ErrorClass::Network, Progress::MaybeSent);
     assert_eq!(outcome.http_status, None);
     assert_eq!(server.requests().len(), 1);
 }
@@ -583,7 +572,7 @@ async fn an_answer_that_does_not_come_in_time_is_indeterminate() {
     let server = Server::start([Step::Stall]).await;
     let url = format!("http://{}", server.address);
     let outcome = send(&Provider::new(impatient(&url)).unwrap()).await;
-    assert_indeterminate(&outcome, ErrorClass::Timeout, false, Progress::MaybeSent);
+    assert_indeterminate(&outcome, ErrorClass::Timeout, Progress::MaybeSent);
     assert!(
         outcome.duration >= Duration::from_millis(300),
         "{outcome:?}"
@@ -600,13 +589,12 @@ async fn a_server_that_never_reads_is_indeterminate() {
     assert_indeterminate(
         &send(&provider).await,
         ErrorClass::Timeout,
-        false,
         Progress::MaybeSent,
     );
     // Larger than what the kernel takes: the request surely is not whole, but that is not ours to know.
     let long = "x".repeat(32 * 1024 * 1024);
     let outcome = send_text(&provider, &long).await;
-    assert_indeterminate(&outcome, ErrorClass::Timeout, false, Progress::MaybeSent);
+    assert_indeterminate(&outcome, ErrorClass::Timeout, Progress::MaybeSent);
 }
 
 #[tokio::test]
@@ -620,7 +608,7 @@ async fn an_answer_that_breaks_off_is_indeterminate() {
         let server = Server::start([step]).await;
         let url = format!("http://{}", server.address);
         let outcome = send(&Provider::new(impatient(&url)).unwrap()).await;
-        assert_indeterminate(&outcome, class, false, Progress::Answered);
+        assert_indeterminate(&outcome, class, Progress::Answered);
         assert_eq!(outcome.http_status, Some(200));
         assert_eq!(server.requests().len(), 1);
     }
@@ -630,14 +618,14 @@ async fn an_answer_that_breaks_off_is_indeterminate() {
 async fn an_answer_without_end_is_not_read_to_its_end() {
     let server = Server::answering(http(200, &"x".repeat(3 * LONGEST_BODY))).await;
     let outcome = send(&server.provider()).await;
-    assert_indeterminate(&outcome, ErrorClass::Unknown, false, Progress::Answered);
+    assert_indeterminate(&outcome, ErrorClass::Unknown, Progress::Answered);
 }
 
 #[tokio::test]
 async fn what_is_no_http_is_indeterminate() {
     let server = Server::start([Step::AnswerAndClose("SSH-2.0-OpenSSH\r\n".to_owned())]).await;
     let outcome = send(&server.provider()).await;
-    assert_indeterminate(&outcome, ErrorClass::Network, false, Progress::MaybeSent);
+    assert_indeterminate(&outcome, ErrorClass::Network, Progress::MaybeSent);
 }
 
 #[tokio::test]

@@ -82,10 +82,10 @@ async fn fill(pool: &PgPool) {
     }
     execute(
         pool,
-        "INSERT INTO sms_outbox.pauses (account, scope, sender, error_class, reason, paused_by, until, probe_at, has_held, ended_at)
-         VALUES ('default', 'sender', 'PAUSED', 'sender', 'not approved', 'w', NULL, now(), false, NULL),
-                ('default', 'sender', 'WASPAUSED', 'sender', 'not approved', 'w', NULL, NULL, true, now()),
-                ('default', 'iys', '', 'account', 'no brand code', 'w', now() + interval '1 second', NULL, true, NULL)",
+        "INSERT INTO sms_outbox.pauses (account, scope, sender, error_class, reason, paused_by, until, probe_at, ended_at)
+         VALUES ('default', 'sender', 'PAUSED', 'sender', 'not approved', 'w', NULL, now(), NULL),
+                ('default', 'sender', 'WASPAUSED', 'sender', 'not approved', 'w', NULL, NULL, now()),
+                ('default', 'iys', '', 'account', 'no brand code', 'w', now() + interval '1 second', NULL, NULL)",
     )
     .await;
 }

@@ -20,6 +20,7 @@ fn by_hand<'a>(scope: PauseScope, sender: &'a str) -> PauseOrder<'a> {
         reason: "a test",
         by: "a person",
         lasts: None,
+        longest: None,
         probing: None,
     }
 }
@@ -91,6 +92,7 @@ async fn a_failure_begins_a_pause_where_a_persons_has_just_run_out() {
     let outbox = Outbox::new(database.pool().clone());
     let for_no_time = PauseOrder {
         lasts: Some(Duration::ZERO),
+        longest: None,
         ..by_hand(PauseScope::Account, "")
     };
     outbox.pause(&for_no_time).await.expect("the pause");

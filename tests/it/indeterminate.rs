@@ -140,10 +140,9 @@ async fn a_lost_answer_cools_down_for_the_settle_delay_before_it_is_repeated() {
 async fn past_the_guard_window_a_lost_answer_is_uncertain_and_never_repeated() {
     let database = TestDatabase::create().await;
     let provider = FakeProvider::scripted(|request| match request.path.as_str() {
-        SEND => lost(request.text()),
+        SEND if !request.text().starts_with("taken") => lost(request.text()),
         _ => healthy(request),
     });
-    let ids = insert_each_kind(database.pool()).await;
     // No repeat fits: it could take 900 ms, and the guard stands for a second.
     let flags = [
         "--request-timeout",
@@ -156,7 +155,18 @@ async fn past_the_guard_window_a_lost_answer_is_uncertain_and_never_repeated() {
         "60s",
     ];
     let worker = Worker::start(&database, &provider, &flags);
-    let uncertain = wait_for_statuses(database.pool(), &ids, "uncertain").await;
+    // One after the other, and a healthy answer in between: many in a row would be an outage.
+    let mut uncertain = Vec::new();
+    for kind in KINDS {
+        let id = insert(database.pool(), &[("body", &format!("'{kind}'"))]).await;
+        uncertain.push(wait_for_status(database.pool(), id, "uncertain").await);
+        let healthy = insert(
+            database.pool(),
+            &[("body", &format!("'taken after {kind}'"))],
+        )
+        .await;
+        wait_for_status(database.pool(), healthy, "sent").await;
+    }
     // A worker that looks at them again does not change them.
     let bystander = insert(database.pool(), &[("body", "'hangup'")]).await;
     wait_for_status(database.pool(), bystander, "uncertain").await;

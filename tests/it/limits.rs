@@ -9,8 +9,8 @@ use uuid::Uuid;
 use crate::support::postgres::TestDatabase;
 use crate::support::provider::{Door, FakeProvider, Hold, Reply, Request, healthy, order_id};
 use crate::support::worker::{
-    Process, Worker, count, insert, insert_many, job, wait_for_count, wait_for_jobs,
-    wait_for_status, wait_for_statuses,
+    CLAIM, Process, Worker, claim_bulk, count, execute, insert, insert_many, job, wait_for_count,
+    wait_for_jobs, wait_for_status, wait_for_statuses,
 };
 
 /// The most recipients that arrived within any second.
@@ -81,7 +81,7 @@ async fn a_message_that_missed_its_moment_does_not_leave_without_another() {
         .expect("locked");
     let late = insert(pool, &[("body", "'late'")]).await;
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
-                   AND query LIKE '%What every claim begins with%' AND now() - query_start > interval '2 seconds'";
+                   AND query LIKE '%What every claim begins with%' AND now() - query_start > interval '700 milliseconds'";
     wait_for_count(pool, waiting, |n| n >= 1).await;
     slow.rollback().await.expect("unlocked");
     wait_for_status(pool, late, "sent").await;
@@ -392,21 +392,29 @@ async fn the_second_part_of_a_list_never_overtakes_the_first() {
     let pool = database.pool();
     let outbox = Outbox::new(pool.clone());
     let ids = enqueue_bulk(&database, 50_001, "sale").await;
-    let lease = Duration::from_secs(60);
-    // Another worker is claiming the first part at this moment: its row is locked, and nothing is committed yet.
+    // Another worker is claiming the first part at this moment, and its claim is not committed yet.
     let mut claiming = pool.begin().await.expect("a connection");
-    sqlx::query("SELECT FROM sms_outbox.jobs WHERE id = $1 FOR NO KEY UPDATE")
+    sqlx::query("UPDATE sms_outbox.jobs SET status = 'sending', token = 1, lease_until = now() WHERE id = $1")
         .bind(ids[0])
         .execute(&mut *claiming)
         .await
-        .expect("locked");
-    let claim = outbox.claim_bulk("default", lease, "w").await;
+        .expect("claimed");
+    let (claim, committed) = tokio::join!(claim_bulk(&outbox, CLAIM), async {
+        let waits =
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'";
+        wait_for_count(pool, waits, |waiting| waiting > 0).await;
+        claiming.commit().await
+    });
+    committed.expect("committed");
     assert!(claim.expect("answered").is_none());
-    // It died.
-    claiming.rollback().await.expect("unlocked");
-    let claim = outbox.claim_bulk("default", lease, "w").await;
+    execute(
+        pool,
+        "UPDATE sms_outbox.jobs SET status = 'queued', lease_until = NULL WHERE status = 'sending'",
+    )
+    .await;
+    let claim = claim_bulk(&outbox, CLAIM).await;
     assert_eq!(claim.expect("answered").expect("the first part").id, ids[0]);
-    let claim = outbox.claim_bulk("default", lease, "w").await;
+    let claim = claim_bulk(&outbox, CLAIM).await;
     assert!(claim.expect("answered").is_none(), "one at a time");
 }
 

@@ -188,6 +188,12 @@ async fn everything_is_logged(format: &str) {
         let columns = [("body", secret(word)), ("sender", format!("'{word}'"))];
         let columns: Vec<(&str, &str)> = columns.iter().map(|(n, e)| (*n, e.as_str())).collect();
         insert(pool, &[&columns[..], &[number]].concat()).await;
+        // Nothing was accepted lately, so that an answer which blames the account is believed.
+        execute(
+            pool,
+            "UPDATE sms_outbox.accounts SET blames = 100, failed_at = now() + interval '1 hour'",
+        )
+        .await;
         let held = format!("SELECT count(*) FROM sms_outbox.pauses WHERE error_class = '{class}'");
         wait_for_count(pool, &held, |n| n == 1).await;
         execute(pool, "UPDATE sms_outbox.pauses SET ended_at = now() WHERE ended_at IS NULL AND scope = 'account'").await;
@@ -195,7 +201,7 @@ async fn everything_is_logged(format: &str) {
     // Last of all, so many in a row that the worker says so.
     let columns = [("body", &*secret("html")), ("max_attempts", "1")];
     insert_many(pool, 12, &columns).await;
-    worker.wait_for_line("the provider is unhealthy").await;
+    worker.wait_for_line("the provider is unavailable").await;
     let lines = worker.stop().await;
     for said in [
         "sent: the provider had taken",

@@ -253,6 +253,7 @@ fn by_worker(failure: &Failure) -> PauseOrder<'_> {
         reason: "switched off",
         by: "worker",
         lasts: None,
+        longest: None,
         probing: Some(PROBING),
     }
 }
@@ -267,6 +268,7 @@ fn by_hand(lasts: Option<Duration>) -> PauseOrder<'static> {
         reason: "maintenance",
         by: "ayse",
         lasts,
+        longest: None,
         probing: None,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sms_outbox::message::Bulk;
-use sms_outbox::outbox::{self, ConnectOptions, Cursors, MigrationError, OutboxError, Slots};
+use sms_outbox::outbox::{self, ConnectOptions, MigrationError, OutboxError};
 use sms_outbox::{
     Enqueued, Iys, NewMessage, enqueue, enqueue_bulk, enqueue_once, guard_against_lost_writes,
 };
@@ -16,7 +16,9 @@ use crate::cli::Shell;
 use crate::support::pgbouncer::{Mode, PgBouncer, Settings};
 use crate::support::postgres::TestDatabase;
 use crate::support::provider::FakeProvider;
-use crate::support::worker::{Process, Worker, count, execute, insert_many, wait_for_statuses};
+use crate::support::worker::{
+    CLAIM, Process, Worker, claim, count, execute, insert_many, wait_for_statuses,
+};
 
 /// A worker that is told no more than the address finds out, sends everything once, and has nothing to complain about.
 async fn drains(mode: Mode, settings: Settings, flags: &[&str]) {
@@ -279,17 +281,8 @@ async fn without_a_pooler_statements_stay_prepared() {
         ..ConnectOptions::new(database.url())
     };
     let outbox = options.connect_lazily().expect("an address");
-    let slots = Slots {
-        per_second: 0,
-        tolerance: Duration::ZERO,
-        horizon: Duration::ZERO,
-    };
     for _ in 0..3 {
-        let lease = Duration::from_secs(60);
-        outbox
-            .claim("default", 1, lease, "w", slots, &Cursors::default())
-            .await
-            .expect("a claim");
+        claim(&outbox, CLAIM, 1).await.expect("a claim");
     }
     let kept = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '-- What every claim begins with%'";
     assert_eq!(count(outbox.pool(), kept).await, 1);

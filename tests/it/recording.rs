@@ -4,25 +4,21 @@ use std::time::Duration;
 
 use sms_outbox::lifecycle::{ErrorClass, Failure, OrderId, Outcome, Progress};
 use sms_outbox::outbox::{
-    Claim, ContentKey, Cursors, Evidence, Observer, Outbox, Record, Recorded, Slots,
+    Claim, ClaimOrder, ContentKey, Evidence, Observer, Outbox, Record, Recorded,
 };
 use uuid::Uuid;
 
 use crate::support::postgres::TestDatabase;
-use crate::support::worker::{count, execute, insert, insert_many, job};
+use crate::support::worker::{CLAIM, claim, count, execute, insert, insert_many, job};
 
-const UNLIMITED: Slots = Slots {
-    per_second: 0,
-    tolerance: Duration::from_millis(20),
-    horizon: Duration::from_millis(60),
-};
-
-async fn claim(outbox: &Outbox, worker: &str) -> Claim {
+async fn claim_one(outbox: &Outbox, worker: &str) -> Claim {
     let lease = Duration::from_secs(60);
-    let mut claims = outbox
-        .claim("default", 1, lease, worker, UNLIMITED, &Cursors::default())
-        .await
-        .expect("the database answers");
+    let order = ClaimOrder {
+        lease,
+        worker,
+        ..CLAIM
+    };
+    let mut claims = claim(outbox, order, 1).await.expect("the database answers");
     assert_eq!(claims.len(), 1);
     claims.remove(0)
 }
@@ -109,7 +105,6 @@ fn indeterminate(claim: &Claim, worker: &str) -> Record {
     let outcome = Outcome::Retry {
         delay: Duration::ZERO,
         failure: Failure::new(ErrorClass::Timeout, "no answer"),
-        indeterminate: true,
     };
     record(claim, worker, outcome, None)
 }
@@ -117,7 +112,7 @@ fn indeterminate(claim: &Claim, worker: &str) -> Record {
 /// Two claims of one job: the second was made after the first one's lease had been lost.
 async fn claimed_twice(outbox: &Outbox) -> (Claim, Claim) {
     insert(outbox.pool(), &[]).await;
-    let first = claim(outbox, "first").await;
+    let first = claim_one(outbox, "first").await;
     execute(
         outbox.pool(),
         "UPDATE sms_outbox.jobs SET lease_until = now() - interval '1 s' WHERE status = 'sending'",
@@ -134,7 +129,7 @@ async fn claimed_twice(outbox: &Outbox) -> (Claim, Claim) {
         .await
         .expect("the database answers");
     assert!(matches!(recorded[0], Recorded::Settled { .. }));
-    let second = claim(outbox, "second").await;
+    let second = claim_one(outbox, "second").await;
     assert_eq!(
         (second.id, second.token, second.attempt),
         (first.id, first.token + 1, 2)
@@ -273,7 +268,7 @@ async fn recording_the_same_end_of_a_claim_again_changes_nothing() {
     for (n, end) in ends.into_iter().enumerate() {
         execute(database.pool(), "DELETE FROM sms_outbox.jobs").await;
         insert(database.pool(), &[]).await;
-        let claim = claim(&outbox, "w").await;
+        let claim = claim_one(&outbox, "w").await;
         let record = end(&claim, failure());
         let once = outbox
             .record(std::slice::from_ref(&record))
@@ -311,17 +306,11 @@ async fn a_job_that_is_claimed_is_claimed_by_nobody_else() {
             let mut mine = Vec::new();
             loop {
                 let worker = format!("w{n}");
-                let claims = outbox
-                    .claim(
-                        "default",
-                        7,
-                        Duration::from_secs(60),
-                        &worker,
-                        UNLIMITED,
-                        &Cursors::default(),
-                    )
-                    .await
-                    .expect("claims");
+                let order = ClaimOrder {
+                    worker: &worker,
+                    ..CLAIM
+                };
+                let claims = claim(&outbox, order, 7).await.expect("claims");
                 if claims.is_empty() {
                     return mine;
                 }
@@ -345,7 +334,7 @@ async fn a_job_that_was_deleted_meanwhile_is_no_failure() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
     insert(database.pool(), &[]).await;
-    let claim = claim(&outbox, "w").await;
+    let claim = claim_one(&outbox, "w").await;
     execute(database.pool(), "DELETE FROM sms_outbox.jobs").await;
     for record in [
         accepted(&claim, "w", "111"),
@@ -388,7 +377,7 @@ async fn a_late_acceptance_finds_its_way_into_every_status() {
     ];
     for (status, change) in states {
         insert(database.pool(), &[]).await;
-        let claim = claim(&outbox, "w").await;
+        let claim = claim_one(&outbox, "w").await;
         execute(
             database.pool(),
             format!(
@@ -421,7 +410,7 @@ async fn a_late_acceptance_finds_its_way_into_every_status() {
     }
     // A person had said that it arrived, without knowing the order.
     insert(database.pool(), &[]).await;
-    let claim = claim(&outbox, "w").await;
+    let claim = claim_one(&outbox, "w").await;
     let change = "status = 'sent', lease_until = NULL, ambiguous_since = now(), sent_at = now(), finished_at = now()";
     execute(
         database.pool(),
@@ -447,7 +436,7 @@ async fn the_history_cannot_be_edited() {
     let database = TestDatabase::create().await;
     let outbox = Outbox::new(database.pool().clone());
     insert(database.pool(), &[]).await;
-    let claim = claim(&outbox, "w").await;
+    let claim = claim_one(&outbox, "w").await;
     outbox
         .record(&[indeterminate(&claim, "w")])
         .await

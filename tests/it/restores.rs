@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sms_outbox::embedded::{self, Options, PrivatePostgres, Sources};
-use sms_outbox::outbox::{
-    Change, ConnectOptions, Cursors, Grant, Outbox, OutboxError, RoleKind, Slots, Watcher,
-};
+use sms_outbox::outbox::{Change, ConnectOptions, Grant, Outbox, OutboxError, RoleKind, Watcher};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -17,17 +15,11 @@ use crate::support::pgbouncer::{PgBouncer, Settings};
 use crate::support::postgres::TestDatabase;
 use crate::support::provider::FakeProvider;
 use crate::support::worker::{
-    DEADLINE, Process, count, execute, insert, insert_many, job, wait_for_count, wait_for_status,
-    wait_for_statuses,
+    CLAIM, DEADLINE, Process, claim, claim_bulk, count, execute, insert, insert_many, job,
+    wait_for_count, wait_for_status, wait_for_statuses,
 };
 
 pub const NOTHING_IS_SENT: &str = "sending is stopped: this is not the pinned database";
-
-const UNLIMITED: Slots = Slots {
-    per_second: 0,
-    tolerance: Duration::ZERO,
-    horizon: Duration::ZERO,
-};
 
 fn watcher() -> Watcher {
     Watcher {
@@ -208,10 +200,7 @@ async fn behind_a_pooler_each_claim_looks_for_itself() {
         "UPDATE sms_outbox.database_identity SET timeline = 4711",
     )
     .await;
-    let lease = Duration::from_secs(60);
-    let refused = outbox
-        .claim("default", 1, lease, "w", UNLIMITED, &Cursors::default())
-        .await;
+    let refused = claim(&outbox, CLAIM, 1).await;
     assert!(
         matches!(
             refused,
@@ -223,9 +212,7 @@ async fn behind_a_pooler_each_claim_looks_for_itself() {
         .confirm_identity("somebody", None)
         .await
         .expect("confirmed");
-    let claims = outbox
-        .claim("default", 1, lease, "w", UNLIMITED, &Cursors::default())
-        .await;
+    let claims = claim(&outbox, CLAIM, 1).await;
     assert_eq!(claims.expect("a claim").len(), 1);
 }
 
@@ -253,10 +240,7 @@ async fn a_copy_of_the_database_sends_nothing_to_anyone() {
         options.connect_lazily().expect("an address"),
         Outbox::new(copy.pool().clone()),
     ] {
-        let lease = Duration::from_secs(60);
-        let refused = outbox
-            .claim("default", 1, lease, "w", UNLIMITED, &Cursors::default())
-            .await;
+        let refused = claim(&outbox, CLAIM, 1).await;
         assert!(
             matches!(
                 refused,
@@ -264,7 +248,7 @@ async fn a_copy_of_the_database_sends_nothing_to_anyone() {
             ),
             "{refused:?}"
         );
-        let refused = outbox.claim_bulk("default", lease, "w").await;
+        let refused = claim_bulk(&outbox, CLAIM).await;
         assert!(
             matches!(refused, Err(OutboxError::AnotherDatabase(_))),
             "{refused:?}"

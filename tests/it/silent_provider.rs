@@ -60,7 +60,7 @@ async fn is_survived(way: &str, hung: Reply, said: &str) {
     let flags = ["--request-timeout", "1s", "--lease", "3s"];
     let worker = Process::worker(&database.worker_url(), &provider.url(), &flags);
     worker.wait_for_line(said).await;
-    worker.wait_for_line("the provider is unhealthy").await;
+    worker.wait_for_line("the provider is unavailable").await;
     let longest = "SELECT coalesce(max(duration_ms), 0)::bigint FROM sms_outbox.attempts";
     let longest = count(pool, longest).await;
     assert!((900..10_000).contains(&longest), "{way}: {longest} ms");
@@ -92,7 +92,7 @@ async fn is_survived(way: &str, hung: Reply, said: &str) {
     assert!(
         lines
             .iter()
-            .any(|line| line.contains("the provider is healthy again")),
+            .any(|line| line.contains("the provider is available again")),
         "{way}: {lines:#?}"
     );
     for job in jobs {

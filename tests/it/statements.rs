@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use sms_outbox::outbox::{
-    CLAIM_BULK, CLAIM_SINGLES, Claim, ConnectOptions, Cursors, Outbox, Slots,
-};
+use sms_outbox::outbox::{CLAIM_BULK, CLAIM_SINGLES, Claim, ClaimOrder, ConnectOptions, Outbox};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, SqlSafeStr};
 use uuid::Uuid;
 
 use crate::support::postgres::TestDatabase;
-use crate::support::worker::{count, execute, insert_many};
+use crate::support::worker::{CLAIM, claim, claim_from, count, execute, insert_many};
 
 fn statements() -> Vec<(String, String)> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -141,6 +139,28 @@ fn uses_index(plan: &Value, index: &str) -> bool {
     nodes(plan).iter().any(|node| node["Index Name"] == index)
 }
 
+/// Who inserts in these tests.
+const PRODUCER: &str = "postgres";
+
+/// The arguments of `claim_singles` for each priority, from `due_at` and `id` on.
+fn singles(per_second: u32, at_most: u32, due_at: &str, id: &str) -> String {
+    format!(
+        "'default', 60000, 'w', {per_second}, 102, 6, false, {at_most}, '{{0,1,2,3}}', array_fill('{PRODUCER}'::text, ARRAY[4]), \
+         {due_at}, {id}, array_fill({at_most}, ARRAY[4]), '{{t,f,f,f}}'"
+    )
+}
+
+/// As [`singles`], from the beginning.
+fn all_singles(per_second: u32, at_most: u32) -> String {
+    let nil = "array_fill('00000000-0000-0000-0000-000000000000'::uuid, ARRAY[4])";
+    singles(
+        per_second,
+        at_most,
+        "array_fill(NULL::timestamptz, ARRAY[4])",
+        nil,
+    )
+}
+
 /// Runs a claim, looks at its plan, and takes it back.
 async fn explain_claim(connection: &mut PgConnection, name: &str, at_most: i64) -> Value {
     let sql = format!(
@@ -151,19 +171,25 @@ async fn explain_claim(connection: &mut PgConnection, name: &str, at_most: i64) 
         .execute(&mut *connection)
         .await
         .expect("a transaction");
+    let producer = PRODUCER;
     let query = sqlx::query_scalar(AssertSqlSafe(sql))
         .bind("default")
         .bind(60_000_i64)
-        .bind("w");
+        .bind("w")
+        .bind(0_i32)
+        .bind(102_i32)
+        .bind(6_i32)
+        .bind(false);
     let query = match name {
         "claim_singles" => query
             .bind(at_most)
-            .bind(0_i32)
-            .bind(102_i32)
-            .bind(6_i32)
+            .bind([0_i16, 1, 2, 3])
+            .bind([producer; 4])
             .bind([None::<DateTime<Utc>>; 4])
-            .bind([Uuid::nil(); 4]),
-        _ => query,
+            .bind([Uuid::nil(); 4])
+            .bind([i32::try_from(at_most).expect("few"); 4])
+            .bind([true, false, false, false]),
+        _ => query.bind([producer]).bind(false),
     };
     let plan: Value = query.fetch_one(&mut *connection).await.expect("a plan");
     sqlx::raw_sql("ROLLBACK")
@@ -254,10 +280,11 @@ async fn a_claim_reads_the_index_of_what_is_due_and_little_else() {
 async fn explain_steady_claim(connection: &mut PgConnection, name: &str, with: &str) -> Value {
     let types = match name {
         "claim_singles" => {
-            "text, bigint, text, bigint, integer, integer, integer, timestamptz[], uuid[]"
+            "text, bigint, text, integer, integer, integer, boolean, bigint, smallint[], text[], timestamptz[], uuid[], \
+             integer[], boolean[]"
         }
         "abandoned" => "bigint, bigint, bigint",
-        _ => "text, bigint, text",
+        _ => "text, bigint, text, integer, integer, integer, boolean, text[], boolean",
     };
     let sql = format!("PREPARE {name} ({types}) AS {}", statement(name));
     connection
@@ -297,21 +324,31 @@ async fn a_workers_session_claims_by_index_whatever_the_statistics_say() {
         for (name, with, index, at_most) in [
             (
                 "claim_singles",
-                "'default', 60000, 'w', 10, 0, 102, 6, NULL, NULL",
+                all_singles(0, 10),
                 "jobs_due",
                 10 * 40 + 60,
             ),
             // With a limit the rows are read once more, by their place in the table.
             (
                 "claim_singles",
-                "'default', 60000, 'w', 10, 100, 102, 6, NULL, NULL",
+                all_singles(100, 10),
                 "jobs_due",
                 10 * 40 + 80,
             ),
-            ("claim_bulk", "'default', 60000, 'w'", "jobs_due", 40),
-            ("abandoned", "500, NULL, 1000000", "jobs_lease", 20),
+            (
+                "claim_bulk",
+                format!("'default', 60000, 'w', 0, 102, 6, false, ARRAY['{PRODUCER}'], false"),
+                "jobs_due",
+                40,
+            ),
+            (
+                "abandoned",
+                "500, NULL, 1000000".to_owned(),
+                "jobs_lease",
+                20,
+            ),
         ] {
-            let plan = explain_steady_claim(&mut connection, name, with).await;
+            let plan = explain_steady_claim(&mut connection, name, &with).await;
             assert!(
                 uses_index(&plan, index) && !reads_all_of_jobs(&plan),
                 "{name}, stale {stale}: {plan:#}"
@@ -342,20 +379,17 @@ async fn with_a_transaction_held_open_claims_and_rescues_walk_only_what_was_clai
         ..ConnectOptions::new(database.url())
     };
     let outbox = options.connect().await.expect("the database");
-    let slots = Slots {
-        per_second: 0,
-        tolerance: Duration::from_millis(20),
-        horizon: Duration::from_millis(60),
-    };
-    let (mut cursors, mut seen) = (Cursors::default(), Vec::new());
+    let (mut cursor, mut seen) = (None, Vec::new());
     for _ in 0..30 {
-        let lease = Duration::from_millis(1);
-        let claims = outbox
-            .claim("default", 100, lease, "w", slots, &cursors)
+        let order = ClaimOrder {
+            lease: Duration::from_millis(1),
+            ..CLAIM
+        };
+        let claims = claim_from(&outbox, order, 100, cursor)
             .await
             .expect("claims");
         assert_eq!(claims.len(), 100);
-        cursors[1] = claims.iter().filter_map(Claim::place).max();
+        cursor = claims.iter().filter_map(Claim::place).max();
         seen.extend(claims.iter().map(|claim| claim.id));
     }
     seen.sort_unstable();
@@ -367,18 +401,21 @@ async fn with_a_transaction_held_open_claims_and_rescues_walk_only_what_was_clai
     );
 
     let mut connection = outbox.pool().acquire().await.expect("a connection");
-    let at = cursors[1].expect("a cursor");
-    let from = format!(
-        "ARRAY[NULL, '{due_at}', NULL, NULL]::timestamptz[], array_fill('{id}'::uuid, ARRAY[4])",
-        due_at = at.due_at.to_rfc3339(),
-        id = at.id
+    let at = cursor.expect("a cursor");
+    let from = singles(
+        0,
+        10,
+        &format!(
+            "ARRAY[NULL, '{}', NULL, NULL]::timestamptz[]",
+            at.due_at.to_rfc3339()
+        ),
+        &format!("array_fill('{}'::uuid, ARRAY[4])", at.id),
     );
-    let mut claim = async |from: &str| {
-        let with = format!("'default', 60000, 'w', 10, 0, 102, 6, {from}");
-        pages(&explain_steady_claim(&mut connection, "claim_singles", &with).await)
+    let mut claim = async |with: &str| {
+        pages(&explain_steady_claim(&mut connection, "claim_singles", with).await)
     };
     let near = claim(&from).await;
-    let far = claim("NULL, NULL").await;
+    let far = claim(&all_singles(0, 10)).await;
     assert!(near <= 10 * 40 + 60, "{near} pages from the cursor on");
     assert!(
         far > near + 500,
@@ -466,22 +503,7 @@ async fn recording_goes_by_the_primary_key_also_with_stale_statistics() {
     let pool = database.pool();
     insert_many(pool, 50, &[]).await;
     let outbox = Outbox::new(pool.clone());
-    let slots = Slots {
-        per_second: 0,
-        tolerance: Duration::from_millis(20),
-        horizon: Duration::from_millis(60),
-    };
-    let claims = outbox
-        .claim(
-            "default",
-            50,
-            Duration::from_secs(60),
-            "w",
-            slots,
-            &Cursors::default(),
-        )
-        .await
-        .expect("claims");
+    let claims = claim(&outbox, CLAIM, 50).await.expect("claims");
     assert_eq!(claims.len(), 50);
     let ids: Vec<Uuid> = claims.iter().map(|claim| claim.id).collect();
     let n = ids.len();

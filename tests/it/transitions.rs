@@ -191,7 +191,10 @@ fn sources(condition: &str, tables: &BTreeMap<&str, &str>) -> BTreeSet<String> {
     if found.is_empty() {
         for name in words(condition) {
             if let Some(table) = tables.get(name.as_str()) {
-                found.extend(sources(table, tables));
+                // A recursive one names itself.
+                let mut others = tables.clone();
+                others.remove(name.as_str());
+                found.extend(sources(table, &others));
             }
         }
     }

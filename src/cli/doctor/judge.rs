@@ -9,8 +9,8 @@ use crate::{
     lifecycle::ErrorClass,
     message::Sender,
     outbox::{
-        DatabaseIdentity, Hindrances, PauseRow, PgBouncer, Pooling, Promotions, QueueFacts,
-        RoleKind, SenderInUse, ServerFacts, confirmed_by,
+        AccountHealth, DatabaseIdentity, Hindrances, PauseRow, PgBouncer, Pooling, Promotions,
+        QueueFacts, RefusedJob, RoleKind, SenderInUse, ServerFacts, Unexplained, confirmed_by,
     },
     provider::ProbeError,
 };
@@ -470,6 +470,80 @@ pub(super) fn pause(pause: &PauseRow) -> Finding {
         None | Some(ErrorClass::RateLimited) => Finding::warning("pauses", who, ends),
         Some(_) => Finding::fault("pauses", who, ends),
     }
+}
+
+pub(super) fn more_pauses(more: usize) -> Finding {
+    Finding::warning(
+        "pauses",
+        format!("{more} more"),
+        "`SELECT * FROM sms_outbox.pauses WHERE ended_at IS NULL` shows all of them",
+    )
+}
+
+/// What the fleet knows of an account.
+pub(super) fn fleet(account: &AccountHealth) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let name = &account.account;
+    if account.limits.len() > 1 {
+        let limits = account.limits.iter().map(|limit| match limit {
+            0 => "none".to_owned(),
+            limit => limit.to_string(),
+        });
+        findings.push(Finding::warning(
+            "limits",
+            format!(
+                "the workers of account {name} were given different limits ({}): {} a second holds for all of them",
+                listed(limits),
+                account.rate_per_second
+            ),
+            "give all of them the same SMS_OUTBOX_RATE_PER_SECOND",
+        ));
+    }
+    if let Some(lasts) = account.outage_ms {
+        let why = account
+            .failure_message
+            .as_deref()
+            .unwrap_or("it does not answer");
+        findings.push(Finding::fault(
+            "provider",
+            format!("account {name}: unavailable for {}. {why}", span(lasts)),
+            "nothing to do here: jobs wait without spending attempts, and it ends by itself when the provider answers",
+        ));
+    }
+    findings
+}
+
+/// Jobs that wait, and nobody knows why.
+pub(super) fn unexplained(stuck: &Unexplained) -> Finding {
+    Finding::fault(
+        "queue",
+        format!(
+            "account {}: {} due for longer than a minute, and nothing explains it; the oldest, for {}, is {}",
+            stuck.account,
+            count(stuck.jobs, "job"),
+            span(stuck.oldest_ms),
+            stuck.example
+        ),
+        "see whether a worker runs that serves the account, whether a session holds the row (pg_locks), and what the workers log",
+    )
+}
+
+/// A job whose row cannot be changed.
+pub(super) fn refused(job: &RefusedJob) -> Finding {
+    let rule = job
+        .rule
+        .as_deref()
+        .map_or_else(String::new, |rule| format!(", rule {rule}"));
+    Finding::fault(
+        "queue",
+        format!(
+            "the database refuses to change the row of job {} (SQLSTATE {}{rule}): workers step over it, and have tried {}",
+            job.job_id,
+            job.sqlstate,
+            count(i64::from(job.refusals), "time")
+        ),
+        "a rule or a trigger of the application on sms_outbox.jobs is the usual cause; workers try again by themselves",
+    )
 }
 
 pub(super) fn account(account: &Account, senders: &[SenderInUse]) -> Vec<Finding> {

@@ -213,6 +213,7 @@ const PRODUCER: &[Right] = &[
             "account",
             "idempotency_key",
             "batch_id",
+            "part_of",
             "due_at",
             "status",
             "attempt",
@@ -230,6 +231,9 @@ const PRODUCER: &[Right] = &[
     function("uuid_v7"),
     function("normalize_number"),
     function("enqueue_bulk"),
+    // By the rules of the table.
+    function("keeps_the_rules"),
+    function("may_write_status"),
 ];
 
 const TOO_MUCH_FOR_A_PRODUCER: &[Right] = &[
@@ -253,6 +257,7 @@ const WORKER: &[Right] = &[
             "due_at",
             "claimed_at",
             "lease_until",
+            "first_due_at",
             "ambiguous_since",
             "sent_at",
             "finished_at",
@@ -298,7 +303,10 @@ const WORKER: &[Right] = &[
     ),
     function("uuid_v7"),
     table("attempt_log", &["SELECT", "INSERT"]),
+    table("accounts", &["SELECT", "INSERT", "UPDATE"]),
+    table("workers", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     table("pauses", &["SELECT", "INSERT", "UPDATE"]),
+    table("refused_jobs", &["SELECT", "INSERT", "UPDATE"]),
     table("rate_limits", &["SELECT", "INSERT", "UPDATE"]),
     table("database_identity", &["SELECT", "INSERT", "UPDATE"]),
     table("maintenance_leases", &["SELECT", "INSERT", "UPDATE"]),
@@ -306,6 +314,12 @@ const WORKER: &[Right] = &[
         "reconciliation_tasks",
         &["SELECT", "INSERT", "UPDATE", "DELETE"],
     ),
+    // By the rules of the table.
+    function("keeps_the_rules"),
+    function("may_write_status"),
+    function("queued_producers"),
+    function("refusals"),
+    function("rate_per_second"),
     function("reserve_slots"),
     function("current_database_identity"),
 ];
@@ -319,10 +333,14 @@ const SUPPORT: &[Right] = &[
     table("jobs", &["SELECT"]),
     table("attempts", &["SELECT"]),
     table("queue_stats", &["SELECT"]),
+    table("accounts", &["SELECT"]),
+    table("workers", &["SELECT"]),
     table("pauses", &["SELECT"]),
+    table("refused_jobs", &["SELECT"]),
     table("reconciliation_tasks", &["SELECT"]),
     table("database_identity", &["SELECT"]),
     function("normalize_number"),
+    function("queued_producers"),
     function("current_database_identity"),
 ];
 
@@ -339,6 +357,7 @@ const OPERATOR: &[Right] = &[
         "UPDATE",
         &[
             "due_at",
+            "first_due_at",
             "ambiguous_since",
             "sent_at",
             "finished_at",
@@ -359,6 +378,10 @@ const OPERATOR: &[Right] = &[
     // By resolve, which keeps a person's word.
     table("attempt_log", &["INSERT", "DELETE"]),
     table("reconciliation_tasks", &["DELETE"]),
+    table("refused_jobs", &["DELETE"]),
+    // By the rules of the table.
+    function("keeps_the_rules"),
+    function("may_write_status"),
     function("prune"),
 ];
 

@@ -40,7 +40,7 @@ impl MidStatement {
         execute(
             pool,
             format!(
-                "CREATE FUNCTION wait_here() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                "CREATE FUNCTION wait_here() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN
                      PERFORM pg_advisory_xact_lock_shared(77); RETURN new;
                  END $$;
                  CREATE TRIGGER wait_here BEFORE UPDATE ON sms_outbox.jobs

@@ -12,7 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sms_outbox::config::WorkerArgs;
 use sms_outbox::daemon::{self, DaemonError, Ended, Stops};
-use sms_outbox::outbox::{Filter, JobRow, Outbox, RoleKind};
+use sms_outbox::outbox::{
+    Claim, ClaimOrder, Cursor, Filter, JobRow, Outbox, OutboxError, RoleKind, Slots, Turn,
+};
 use sqlx::{AssertSqlSafe, PgPool, Row};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -432,4 +434,65 @@ pub async fn wait_for_count(pool: &PgPool, sql: &str, holds: impl Fn(i64) -> boo
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// No limit.
+pub const UNLIMITED: Slots = Slots {
+    per_second: 0,
+    tolerance: Duration::from_millis(20),
+    horizon: Duration::from_millis(60),
+};
+
+/// A claim of the worker `w` in the account `default`, without a limit.
+pub const CLAIM: ClaimOrder<'static> = ClaimOrder {
+    account: "default",
+    worker: "w",
+    lease: Duration::from_secs(60),
+    slots: UNLIMITED,
+    trial: false,
+};
+
+/// Claims as a worker does that has just looked whose jobs wait, and reads on from `cursor`.
+pub async fn claim_from(
+    outbox: &Outbox,
+    order: ClaimOrder<'_>,
+    at_most: usize,
+    cursor: Option<Cursor>,
+) -> Result<Vec<Claim>, OutboxError> {
+    let waiting = outbox.waiting(order.account).await?;
+    let turn = |priority: i16, producer: &str| Turn {
+        priority,
+        producer: producer.into(),
+        cursor,
+        at_most,
+        first: priority == 0,
+    };
+    let singles = waiting.iter().filter(|waiting| !waiting.bulk);
+    let turns: Vec<Turn> = singles
+        .map(|waiting| turn(waiting.priority, &waiting.producer))
+        .collect();
+    outbox.claim(order, at_most, &turns).await
+}
+
+/// Claims as a worker does that has just looked whose jobs wait.
+pub async fn claim(
+    outbox: &Outbox,
+    order: ClaimOrder<'_>,
+    at_most: usize,
+) -> Result<Vec<Claim>, OutboxError> {
+    claim_from(outbox, order, at_most, None).await
+}
+
+/// Claims the next bulk order as a worker does that has just looked whose jobs wait.
+pub async fn claim_bulk(
+    outbox: &Outbox,
+    order: ClaimOrder<'_>,
+) -> Result<Option<Claim>, OutboxError> {
+    let waiting = outbox.waiting(order.account).await?;
+    let mut producers: Vec<String> = waiting
+        .into_iter()
+        .map(|waiting| waiting.producer)
+        .collect();
+    producers.dedup();
+    outbox.claim_bulk(order, &producers, false).await
 }
