@@ -2,6 +2,8 @@
 //! `/healthz`, its other name) for whoever wants to know whether it can work. Off unless an address is given. No credentials, numbers or texts are in it, but it asks for no password either: it belongs on loopback
 //! or in a network of one's own.
 
+mod bounded;
+
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -22,6 +24,8 @@ use prometheus_client::{
 };
 use tokio::{net::TcpListener, sync::Mutex};
 use tokio_util::sync::CancellationToken;
+
+use bounded::Bounded;
 
 use crate::{
     dispatch::Outage,
@@ -87,7 +91,7 @@ impl Monitor {
             .route("/healthz", get(readyz))
             .with_state(Arc::new(self));
         let server = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
+            if let Err(error) = axum::serve(Bounded::new(listener), app).await {
                 tracing::error!(error = %chain(&error), "metrics are not served any more");
             }
         });

@@ -352,3 +352,27 @@ async fn an_address_that_is_taken_is_said_and_ends_the_worker() {
         "{said}"
     );
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn half_open_connections_take_no_descriptor_from_messages() {
+    let database = TestDatabase::create().await;
+    let provider = FakeProvider::start();
+    let worker = Process::worker(&database.worker_url(), &provider.url(), &ANYWHERE);
+    let address = address(&worker).await;
+    let before = worker.descriptors();
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(TcpStream::connect(&address).await.expect("it listens"));
+    }
+    let ids = insert_many(database.pool(), 20, &[]).await;
+    wait_for_statuses(database.pool(), &ids, "sent").await;
+    let taken = worker.descriptors().saturating_sub(before);
+    // Some of them, and what the messages need.
+    assert!(taken < 32 + 40, "{taken} descriptors more");
+    // They end by themselves, and whoever scrapes is answered.
+    let (status, _, _) = get(&address, "/metrics").await;
+    assert_eq!(status, 200);
+    drop(idle);
+    worker.stop().await;
+}
