@@ -399,7 +399,7 @@ CREATE INDEX jobs_due ON sms_outbox.jobs (account, bulk, priority, producer, due
 COMMENT ON INDEX sms_outbox.jobs_due IS
     'The order of claims: single messages and bulk orders, each priority and each producer by itself; by id what is due at one '
     'moment, so that a claim can read on from where the last one was. claim/singles.sql, claim/bulk.sql, hold.sql, '
-    'depth.sql, unexplained.sql, open_jobs.sql, waiting_to_uncertain.sql, and the function queued_producers.';
+    'depth.sql, unexplained.sql, open_jobs.sql, waiting_to_uncertain.sql, and the functions queued_producers and queued_accounts.';
 
 CREATE FUNCTION sms_outbox.queued_producers(p_account text)
 RETURNS TABLE (bulk boolean, priority smallint, producer text)
@@ -430,10 +430,53 @@ END;
 COMMENT ON FUNCTION sms_outbox.queued_producers(text) IS
     'Whose jobs wait in an account, due or not: a look at the index for each of them, however many jobs they have.';
 
+CREATE FUNCTION sms_outbox.queued_accounts() RETURNS TABLE (account text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH RECURSIVE step AS (
+        (SELECT job.account FROM sms_outbox.jobs AS job
+         WHERE job.status = 'queued' AND job.held IS NULL
+         ORDER BY job.account
+         LIMIT 1)
+        UNION ALL
+        SELECT next.account
+        FROM step CROSS JOIN LATERAL (
+            SELECT job.account FROM sms_outbox.jobs AS job
+            WHERE job.status = 'queued' AND job.held IS NULL AND job.account > step.account
+            ORDER BY job.account
+            LIMIT 1) AS next
+    )
+    SELECT step.account FROM step;
+END;
+COMMENT ON FUNCTION sms_outbox.queued_accounts() IS
+    'In which accounts jobs wait, due or not, that no pause holds: a look at the index for each.';
+
+CREATE FUNCTION sms_outbox.held_senders() RETURNS TABLE (account text, held text, sender text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH RECURSIVE step AS (
+        (SELECT job.account, job.held, job.sender FROM sms_outbox.jobs AS job
+         WHERE job.status = 'queued' AND job.held IS NOT NULL
+         ORDER BY job.account, job.held, job.sender
+         LIMIT 1)
+        UNION ALL
+        SELECT next.account, next.held, next.sender
+        FROM step CROSS JOIN LATERAL (
+            SELECT job.account, job.held, job.sender FROM sms_outbox.jobs AS job
+            WHERE job.status = 'queued' AND job.held IS NOT NULL
+              AND (job.account, job.held, job.sender) > (step.account, step.held, step.sender)
+            ORDER BY job.account, job.held, job.sender
+            LIMIT 1) AS next
+    )
+    SELECT step.account, step.held, step.sender FROM step;
+END;
+COMMENT ON FUNCTION sms_outbox.held_senders() IS
+    'Whose jobs are held, and by a pause of which scope: a look at the index for each of them, however many jobs they have.';
+
 CREATE INDEX jobs_held ON sms_outbox.jobs (account, held, sender) WHERE status = 'queued' AND held IS NOT NULL;
 COMMENT ON INDEX sms_outbox.jobs_held IS
     'What a pause holds, to be released when it is over. release_held.sql, depth.sql, unexplained.sql, open_jobs.sql, '
-    'waiting_to_uncertain.sql.';
+    'waiting_to_uncertain.sql, and the function held_senders.';
 
 CREATE INDEX jobs_expiry ON sms_outbox.jobs (expires_at) WHERE status = 'queued' AND expires_at IS NOT NULL;
 COMMENT ON INDEX sms_outbox.jobs_expiry IS 'What waits past its expiry without being claimed. expire.sql, due_maintenance.sql.';

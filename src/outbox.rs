@@ -30,7 +30,9 @@ use std::{ops::ControlFlow, time::Duration};
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
-pub use accounts::{AccountHealth, FleetState, Heartbeat, RefusedJob, Unexplained, Waiting};
+pub use accounts::{
+    AccountHealth, FleetState, Heartbeat, ProducerQueue, RefusedJob, Unexplained, Waiting,
+};
 pub use advice::{ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, advice, advice_on, confirmed_by};
 pub use claim::{CLAIM_BULK, CLAIM_SINGLES, Claim, ClaimOrder, Cursor, Slots, Turn};
 pub use connect::ConnectOptions;

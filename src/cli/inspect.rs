@@ -18,11 +18,13 @@ use crate::{
     lifecycle::{ErrorClass, Status},
     message::{Coding, ForeignNumbers, Parts, Recipient, estimate},
     outbox::{
-        AccountHealth, AttemptRow, Candidate, Filter, JobRow, PartRow, PauseRow, QueueStat,
-        Reconciliation, confirmed_by,
+        AccountHealth, AttemptRow, Candidate, Filter, JobRow, PartRow, PauseRow, ProducerQueue,
+        QueueStat, Reconciliation, confirmed_by,
     },
 };
 
+/// Of one producer and priority, as many waiting jobs are counted at most.
+const WAITING: i64 = 50_000;
 /// So many pauses are shown, and the rest is counted.
 const PAUSES: usize = 10;
 /// Of a listed job's numbers, as many are read at most. A bulk order has up to 50,000.
@@ -281,10 +283,15 @@ pub(super) async fn stats(args: StatsArgs) -> anyhow::Result<ExitCode> {
     let pauses = outbox.pauses(None).await.map_err(explained)?;
     // Whoever may only look need not be able to see these either.
     let accounts = outbox.accounts().await.unwrap_or_default();
+    let waiting = outbox
+        .waiting_by_producer(WAITING)
+        .await
+        .unwrap_or_default();
     let candidates = outbox.candidates(None, CANDIDATES_SAID as i64 + 1).await;
     let page = format!(
-        "{}{}",
+        "{}{}{}",
         stats_page(&stats, &pauses, &accounts, text::width()),
+        producers_said(&waiting),
         candidates_said(&candidates.unwrap_or_default())
     );
     let why = stands_still.map(|why| format!("\n{why}"));
@@ -646,6 +653,25 @@ fn candidates_said(jobs: &[(Uuid, Vec<Candidate>)]) -> String {
          job's, say so:\n{}{more}",
         commands.concat()
     )
+}
+
+/// Who waits, where several do.
+fn producers_said(waiting: &[ProducerQueue]) -> String {
+    let mut said = String::new();
+    for queues in waiting.chunk_by(|one, other| one.account == other.account) {
+        if let [first, _, ..] = queues {
+            let each = queues
+                .iter()
+                .map(|queue| format!("{} {}", queue.producer, queue.jobs));
+            let each: Vec<String> = each.collect();
+            said.push_str(&format!(
+                "\nWaiting in account {}, by producer: {}\n",
+                first.account,
+                each.join(", ")
+            ));
+        }
+    }
+    said
 }
 
 fn stats_page(

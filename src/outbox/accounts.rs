@@ -69,6 +69,17 @@ pub struct Unexplained {
     pub example: Uuid,
 }
 
+/// How many jobs of one producer wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct ProducerQueue {
+    /// The account.
+    pub account: String,
+    /// The database role that inserted them.
+    pub producer: String,
+    /// How many.
+    pub jobs: i64,
+}
+
 /// How the provider does for an account, as the fleet knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct AccountHealth {
@@ -126,6 +137,24 @@ impl Outbox {
     pub async fn accounts(&self) -> Result<Vec<AccountHealth>, OutboxError> {
         self.call("reading how the provider does", async |connection| {
             sqlx::query_as(include_str!("accounts.sql"))
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+
+    /// How many jobs of each producer wait; more than `at_most` of one priority are counted as that many.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn waiting_by_producer(
+        &self,
+        at_most: i64,
+    ) -> Result<Vec<ProducerQueue>, OutboxError> {
+        self.call("looking whose jobs wait", async |connection| {
+            sqlx::query_as(include_str!("waiting_by_producer.sql"))
+                .bind(at_most)
                 .persistent(false)
                 .fetch_all(connection)
                 .await

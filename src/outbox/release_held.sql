@@ -1,22 +1,9 @@
 -- Releases held jobs that no live pause holds, whatever became of the pause that held them. Looks at one job of each paused
 -- sender, and at more only where it finds one to release.
 --   $1 at most
-WITH RECURSIVE sample AS (
-    (SELECT account, held, sender FROM sms_outbox.jobs
-     WHERE status = 'queued' AND held IS NOT NULL
-     ORDER BY account, held, sender
-     LIMIT 1)
-    UNION ALL
-    SELECT next.account, next.held, next.sender
-    FROM sample CROSS JOIN LATERAL (
-        SELECT job.account, job.held, job.sender FROM sms_outbox.jobs AS job
-        WHERE job.status = 'queued' AND job.held IS NOT NULL
-          AND (job.account, job.held, job.sender) > (sample.account, sample.held, sample.sender)
-        ORDER BY job.account, job.held, job.sender
-        LIMIT 1) AS next
-), chosen AS MATERIALIZED (
+WITH chosen AS MATERIALIZED (
     SELECT job.id
-    FROM sample
+    FROM sms_outbox.held_senders() AS sample
     CROSS JOIN LATERAL (
         SELECT id FROM sms_outbox.jobs
         WHERE account = sample.account AND held = sample.held AND sender = sample.sender

@@ -1,29 +1,7 @@
 -- Jobs that have been due for longer than a minute, and whose wait nothing explains: no live pause, no outage, no queue that moves
 -- before them. One line for each account that has any, with one of them.
 --   $1 at most, for each account, priority and producer
-WITH RECURSIVE queued AS (
-    (SELECT account FROM sms_outbox.jobs WHERE status = 'queued' AND held IS NULL ORDER BY account LIMIT 1)
-    UNION ALL
-    SELECT next.account
-    FROM queued CROSS JOIN LATERAL (
-        SELECT job.account FROM sms_outbox.jobs AS job
-        WHERE job.status = 'queued' AND job.held IS NULL AND job.account > queued.account
-        ORDER BY job.account
-        LIMIT 1) AS next
-), held AS (
-    (SELECT account, held, sender FROM sms_outbox.jobs
-     WHERE status = 'queued' AND held IS NOT NULL
-     ORDER BY account, held, sender
-     LIMIT 1)
-    UNION ALL
-    SELECT next.account, next.held, next.sender
-    FROM held CROSS JOIN LATERAL (
-        SELECT job.account, job.held, job.sender FROM sms_outbox.jobs AS job
-        WHERE job.status = 'queued' AND job.held IS NOT NULL
-          AND (job.account, job.held, job.sender) > (held.account, held.held, held.sender)
-        ORDER BY job.account, job.held, job.sender
-        LIMIT 1) AS next
-), known AS MATERIALIZED (
+WITH known AS MATERIALIZED (
     SELECT account.account,
            EXISTS (SELECT FROM sms_outbox.pauses AS pause
                    WHERE pause.account = account.account AND pause.scope = 'account'
@@ -35,7 +13,7 @@ WITH RECURSIVE queued AS (
                           WITH ORDINALITY AS served (moment, n)
                  ORDER BY n LIMIT 4) AS served,
            state.claimed_due_at
-    FROM queued AS account
+    FROM sms_outbox.queued_accounts() AS account
     LEFT JOIN sms_outbox.accounts AS state ON state.account = account.account
 ), waiting AS (
     SELECT known.account, job.id, job.due_at
@@ -61,7 +39,7 @@ WITH RECURSIVE queued AS (
           END
     UNION ALL
     SELECT held.account, job.id, job.due_at
-    FROM held CROSS JOIN LATERAL (
+    FROM sms_outbox.held_senders() AS held CROSS JOIN LATERAL (
         SELECT one.id, one.due_at FROM sms_outbox.jobs AS one
         WHERE one.account = held.account AND one.held = held.held AND one.sender = held.sender
           AND one.status = 'queued' AND one.held IS NOT NULL AND one.due_at <= now() - interval '1 minute'

@@ -317,6 +317,8 @@ const WORKER: &[Right] = &[
     // By the rules of the table.
     function("keeps_the_rules"),
     function("may_write_status"),
+    function("held_senders"),
+    function("queued_accounts"),
     function("queued_producers"),
     function("refusals"),
     function("rate_per_second"),
@@ -340,6 +342,8 @@ const SUPPORT: &[Right] = &[
     table("reconciliation_tasks", &["SELECT"]),
     table("database_identity", &["SELECT"]),
     function("normalize_number"),
+    function("held_senders"),
+    function("queued_accounts"),
     function("queued_producers"),
     function("current_database_identity"),
 ];
