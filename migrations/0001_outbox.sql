@@ -413,7 +413,7 @@ BEGIN ATOMIC
         FROM level CROSS JOIN LATERAL (
             SELECT job.producer FROM sms_outbox.jobs AS job
             WHERE job.account = p_account AND job.bulk = level.bulk AND job.priority = level.priority
-              AND job.status = 'queued' AND job.held IS NULL
+              AND job.producer IS NOT NULL AND job.status = 'queued' AND job.held IS NULL
             ORDER BY job.producer
             LIMIT 1) AS first
         UNION ALL

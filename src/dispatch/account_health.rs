@@ -170,9 +170,10 @@ impl Dispatch {
             );
         }
         self.follow(account, known.outage);
-        // A limit of others that did not hold here until now has to be kept by what has been claimed already.
+        // A limit that did not hold for the others until now has to be kept by what they have claimed already.
         let before = known.rate_before;
-        if known.is_new && limit > 0 && (before == 0 || before > known.rate_per_second) {
+        let brings_it = before == 0 || before > known.rate_per_second;
+        if known.is_new && known.limits_differ && limit > 0 && brings_it {
             self.sleep(LIMIT_SETTLES).await;
         }
         account.ready.send_replace(true);

@@ -460,3 +460,37 @@ async fn a_bulk_order_that_is_retried_does_not_hold_up_the_next() {
     worker.stop().await;
     assert_eq!(job(pool, first).await.status, "queued");
 }
+
+#[tokio::test]
+async fn bulk_orders_that_the_limit_could_carry_are_spread_and_larger_ones_are_not() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let provider = FakeProvider::start();
+    let list = |numbers: usize| {
+        format!(
+            "ARRAY(SELECT '90532' || lpad(n::text, 7, '0') FROM generate_series(1, {numbers}) AS n)"
+        )
+    };
+    let (small, large) = (list(101), list(2_001));
+    let columns = |list| [("recipients", list), ("body", "'text ' || n")];
+    insert_many(pool, 3, &columns(&small)).await;
+    let worker = Worker::start(&database, &provider, &["--rate-per-second", "100"]);
+    provider.wait_for_orders(3).await;
+    worker.stop().await;
+    let mut arrived: Vec<_> = provider
+        .orders()
+        .iter()
+        .map(|order| order.arrived)
+        .collect();
+    arrived.sort_unstable();
+    for pair in arrived.windows(2) {
+        // 101 recipients take the limit a second and a hundredth.
+        assert!(pair[1] - pair[0] >= Duration::from_millis(1_000));
+    }
+    // What the limit could not carry in ten seconds follows the provider's other limit: one after the other.
+    let ids = insert_many(pool, 2, &columns(&large)).await;
+    let worker = Worker::start(&database, &provider, &["--rate-per-second", "100"]);
+    let sent = wait_for_statuses(pool, &ids, "sent").await;
+    worker.stop().await;
+    assert_eq!(sent.len(), 2);
+}

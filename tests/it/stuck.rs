@@ -224,7 +224,7 @@ async fn the_smallest_limit_that_a_live_worker_brings_holds_for_all() {
     let workers = "SELECT count(*) FROM sms_outbox.workers";
     wait_for_count(pool, workers, |workers| workers == 3).await;
     assert_eq!(count(pool, limit).await, 20);
-    let ids = insert_many(pool, 60, &[]).await;
+    let ids = insert_many(pool, 30, &[]).await;
     wait_for_statuses(pool, &ids, "sent").await;
     let most = crate::limits::most_in_a_second(&provider.orders());
     assert!(most <= 20, "{most} in one second");
