@@ -198,7 +198,13 @@ async fn everything_is_logged(format: &str) {
         wait_for_count(pool, &held, |n| n == 1).await;
         execute(pool, "UPDATE sms_outbox.pauses SET ended_at = now() WHERE ended_at IS NULL AND scope = 'account'").await;
     }
-    // Last of all, so many in a row that the worker says so.
+    // Last of all, so many in a row that the worker says so; nothing pauses the account meanwhile.
+    execute(
+        pool,
+        "UPDATE sms_outbox.jobs SET status = 'cancelled', finished_at = now() WHERE status = 'queued';
+         UPDATE sms_outbox.pauses SET ended_at = now() WHERE ended_at IS NULL",
+    )
+    .await;
     let columns = [("body", &*secret("html")), ("max_attempts", "1")];
     insert_many(pool, 12, &columns).await;
     worker.wait_for_line("the provider is unavailable").await;

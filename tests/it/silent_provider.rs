@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::support::postgres::TestDatabase;
 use crate::support::program;
 use crate::support::provider::{FakeProvider, Guard, Reply, SEND, healthy};
-use crate::support::worker::{HASH, KEY, Process, count, insert_many, wait_for_statuses};
+use crate::support::worker::{HASH, KEY, Process, insert_many, wait_for_count, wait_for_statuses};
 
 /// Takes every order, and does not answer properly before it is told to.
 fn hanging(hung: &Reply) -> (FakeProvider, Arc<AtomicBool>) {
@@ -62,7 +62,7 @@ async fn is_survived(way: &str, hung: Reply, said: &str) {
     worker.wait_for_line(said).await;
     worker.wait_for_line("the provider is unavailable").await;
     let longest = "SELECT coalesce(max(duration_ms), 0)::bigint FROM sms_outbox.attempts";
-    let longest = count(pool, longest).await;
+    let longest = wait_for_count(pool, longest, |ms| ms > 0).await;
     assert!((900..10_000).contains(&longest), "{way}: {longest} ms");
 
     let url = provider.url();
