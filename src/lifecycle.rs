@@ -349,8 +349,12 @@ impl Policy {
                     scope: PauseScope::Account,
                     ends,
                 };
-                // The pause makes it wait, and keeps its place in the queue.
-                let outcome = self.wait(job_state, failure, Duration::ZERO);
+                // It waits a little longer than the pause: if only this job is turned away, the others must be able to go first.
+                let asked = retry_after.unwrap_or(self.backoff.base);
+                let delay = asked
+                    .clamp(SHORTEST_THROTTLE, LONGEST_THROTTLE)
+                    .mul_f64(1.0 + unit_interval(job_state.job, 1) / 4.0);
+                let outcome = self.wait(job_state, failure, delay);
                 (outcome, Some(pause))
             }
             Verdict::NotSent(failure) => {
@@ -635,18 +639,21 @@ mod tests {
             failure: failure(),
             retry_after,
         };
-        // What the provider asks for is believed between a second and five minutes, and the account waits, not the job.
+        // What the provider asks for is believed between a second and five minutes.
         for (asked, waits) in [(0, 1), (7, 7), (300, 300), (86_400, 300)] {
-            assert_eq!(
-                delay(&FRESH, throttled(Some(s(asked)))),
-                (s(0), Some(PauseEnd::After(s(waits))))
+            let (delay, pause) = delay(&FRESH, throttled(Some(s(asked))));
+            assert_eq!(pause, Some(PauseEnd::After(s(waits))));
+            // The job a little longer, so that others can go first.
+            assert!(
+                (s(waits)..=s(waits).mul_f64(1.25)).contains(&delay),
+                "{delay:?}"
             );
         }
         let backoff = PauseEnd::Backoff {
             first: s(1),
             longest: s(30),
         };
-        assert_eq!(delay(&FRESH, throttled(None)), (s(0), Some(backoff)));
+        assert_eq!(delay(&FRESH, throttled(None)).1, Some(backoff));
         // A lost answer cools down for the settle delay and up to a quarter more; doubling, up to three times it.
         for (attempt, least, most) in [(1, 20, 25), (2, 40, 50), (3, 60, 75), (9, 60, 75)] {
             let lost = Verdict::Indeterminate(failure());

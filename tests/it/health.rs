@@ -91,6 +91,7 @@ async fn a_row_that_somebody_has_locked_and_whose_record_waits_is_told() {
     });
     let worker = Process::worker(&database.url(), &provider.url(), &ANYWHERE);
     let address = address(&worker).await;
+    wait_for(&address, 200).await;
     let id = insert(database.pool(), &[]).await;
     wait_for_status(database.pool(), id, "sending").await;
     let mut application = database.pool().begin().await.expect("a transaction");

@@ -37,6 +37,15 @@
                   AND priority = level.priority::smallint AND jobs.producer = producer.producer
                   AND ambiguous_since IS NULL AND due_at <= now()
                   AND (expires_at IS NULL OR expires_at > now())
+                  -- No part of a list before an earlier one that still waits, also when another worker is just claiming that one:
+                  -- they are a microsecond apart.
+                  AND (batch_id IS NULL OR NOT EXISTS (
+                      SELECT FROM sms_outbox.jobs AS earlier
+                      WHERE earlier.account = $1
+                        AND earlier.status = 'queued' AND earlier.bulk AND earlier.held IS NULL
+                        AND earlier.priority = level.priority::smallint AND earlier.producer = producer.producer
+                        AND earlier.due_at < jobs.due_at AND earlier.due_at > jobs.due_at - interval '1 second'
+                        AND earlier.batch_id = jobs.batch_id))
                   AND NOT (iys AND (SELECT iys FROM account))
                   AND NOT ((SELECT senders FROM account) AND EXISTS (
                       SELECT FROM sms_outbox.pauses AS pause
@@ -47,7 +56,7 @@
                 ORDER BY due_at, id
                 LIMIT 1
                 -- A row that somebody else holds is stepped over. If that is a worker which is just claiming it, the unique index
-                -- jobs_one_bulk_order_at_a_time refuses this claim: no part of a list overtakes another.
+                -- jobs_one_bulk_order_at_a_time refuses one of the two claims.
                 FOR NO KEY UPDATE SKIP LOCKED
             ) AS first
             WHERE NOT (SELECT outage FROM account)
