@@ -29,7 +29,7 @@ pub(crate) use armed::{midway, point, soon};
 #[cfg(failpoints)]
 pub use wrong::Variant;
 #[cfg(failpoints)]
-pub(crate) use wrong::{caught, policy, sql, verdict};
+pub(crate) use wrong::{caught, outage, policy, sql, verdict};
 
 /// Where a worker may die or freeze: every place at which it knows or has done something that the world does not know yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,7 +119,7 @@ impl Point {
 }
 
 #[cfg(not(failpoints))]
-pub(crate) use absent::{caught, midway, point, policy, soon, sql, verdict};
+pub(crate) use absent::{caught, midway, outage, point, policy, soon, sql, verdict};
 
 /// What is left of all this in a release: nothing.
 #[cfg(not(failpoints))]
@@ -151,6 +151,11 @@ mod absent {
     #[inline(always)]
     pub(crate) fn verdict(verdict: Verdict) -> Verdict {
         verdict
+    }
+
+    #[inline(always)]
+    pub(crate) const fn outage(known: bool) -> bool {
+        known
     }
 
     #[inline(always)]

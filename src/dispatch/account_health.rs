@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::{AccountState, Dispatch, concurrency::RequestPermit, jitter};
 use crate::{
+    failpoints,
     lifecycle::{Blame, ErrorClass, Failure, Verdict},
     outbox::{Claim, Heartbeat, OutboxError},
 };
@@ -182,6 +183,7 @@ impl Dispatch {
 
     /// Does here what the fleet has agreed on.
     fn follow(&self, account: &AccountState, outage: bool) {
+        let outage = failpoints::outage(outage);
         let was = account.health.outage.send_replace(outage);
         account.metrics.outage(outage);
         if was && !outage {

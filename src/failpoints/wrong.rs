@@ -23,6 +23,10 @@ pub enum Variant {
     NoRescue,
     /// `no-limit`: jobs are claimed without slots.
     NoLimit,
+    /// `own-limit`: it goes by the limit that it was given itself, whatever the others bring.
+    OwnLimit,
+    /// `outage-unnoticed`: it goes on sending new messages to a provider that is unavailable.
+    OutageUnnoticed,
     /// `no-expiry`: nobody looks at `expires_at`.
     NoExpiry,
     /// `panic-spreads`: a job's panic is not caught where the job is carried.
@@ -31,7 +35,7 @@ pub enum Variant {
 
 impl Variant {
     /// Every one of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::BlindResend,
         Self::NoMarker,
         Self::RecordWithoutToken,
@@ -40,6 +44,8 @@ impl Variant {
         Self::RescueByAge,
         Self::NoRescue,
         Self::NoLimit,
+        Self::OwnLimit,
+        Self::OutageUnnoticed,
         Self::NoExpiry,
         Self::PanicSpreads,
     ];
@@ -56,6 +62,8 @@ impl Variant {
             Self::RescueByAge => "rescue-by-age",
             Self::NoRescue => "no-rescue",
             Self::NoLimit => "no-limit",
+            Self::OwnLimit => "own-limit",
+            Self::OutageUnnoticed => "outage-unnoticed",
             Self::NoExpiry => "no-expiry",
             Self::PanicSpreads => "panic-spreads",
         }
@@ -126,6 +134,16 @@ impl Variant {
                 CLAIM_SINGLES,
                 "sms_outbox.rate_per_second($1, $4) AS per_second",
                 "CASE WHEN $4 < 0 THEN 1 END AS per_second",
+            )],
+            Self::OwnLimit => &[(
+                CLAIM_SINGLES,
+                "sms_outbox.rate_per_second($1, $4) AS per_second",
+                "nullif($4, 0) AS per_second",
+            )],
+            Self::OutageUnnoticed => &[(
+                CLAIM_SINGLES,
+                "coalesce(NOT $7 AND (SELECT outage_since IS NOT NULL FROM sms_outbox.accounts WHERE account = $1), false) AS outage",
+                "$7 AND false AS outage",
             )],
             Self::NoExpiry => &[
                 (
@@ -205,6 +223,11 @@ pub(crate) fn verdict(verdict: Verdict) -> Verdict {
         }
         (_, verdict) => verdict,
     }
+}
+
+/// Whether this process believes that the provider is unavailable.
+pub(crate) fn outage(known: bool) -> bool {
+    known && variant() != Some(Variant::OutageUnnoticed)
 }
 
 /// What this process does about a job's panic that was caught.

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::mpsc;
 
 use super::dice::Dice;
-use super::evidence::{Evidence, Settings};
+use super::evidence::{Evidence, Moment, Settings};
 use super::fleet::{Fleet, Orders};
 use super::plan::{self, Event, Message, Plan, Side, Size};
 use super::producers::{Knowledge, Met, produce};
@@ -24,11 +24,14 @@ const PRODUCERS: usize = 4;
 /// Several times what it takes: the last indeterminate jobs have to be sent or to become uncertain.
 const DRAINED_WITHIN: Duration = Duration::from_secs(90);
 const LIMIT: usize = 100;
+/// What the workers are given, one after the other: the smallest holds for all of them, and 0 is none.
+const LIMITS: [usize; 3] = [LIMIT, 0, 10 * LIMIT];
+pub const CONCURRENCY: usize = 16;
 
 /// The workers' window of 20 s, the longest that a worker is frozen (6 s) and a request's time lie within the provider's
 /// guard. In production a window of 8 minutes lies within a guard of 10, and holds 8 leases too.
 const GUARD: Duration = Duration::from_secs(30);
-const FLAGS: [(&str, &str); 11] = [
+const FLAGS: [(&str, &str); 9] = [
     ("--request-timeout", "1s"),
     ("--connect-timeout", "500ms"),
     ("--lease", "2500ms"),
@@ -38,16 +41,19 @@ const FLAGS: [(&str, &str); 11] = [
     ("--backoff-cap", "2s"),
     ("--poll-interval", "100ms"),
     ("--shutdown-grace", "5s"),
-    ("--rate-per-second", "100"),
-    ("--concurrency", "16"),
 ];
-pub const SETTINGS: Settings = Settings {
-    limit: LIMIT,
-    request_timeout_us: 1_000_000,
-    settle_delay_us: 300_000,
-    guard_window_us: 20_000_000,
-    asking_takes_us: 4_000_000,
-};
+
+const fn settings(workers: usize) -> Settings {
+    Settings {
+        limit: LIMIT,
+        // And a bulk order of each.
+        under_way: workers * (CONCURRENCY + 1),
+        request_timeout_us: 1_000_000,
+        settle_delay_us: 300_000,
+        guard_window_us: 20_000_000,
+        asking_takes_us: 4_000_000,
+    }
+}
 
 /// About a fifth of the requests.
 const PROVIDER_FAULTS: [&str; 15] = [
@@ -67,6 +73,9 @@ const PROVIDER_FAULTS: [&str; 15] = [
     "answer:503@0.01",
     "delay:200ms-900ms@0.02",
 ];
+
+/// An outage, behind the shut port.
+pub const UNAVAILABLE: &str = "http:503?action=any";
 
 /// What was done, and what came of it.
 pub struct Outcome {
@@ -141,18 +150,32 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
     sandbox.set_faults(&PROVIDER_FAULTS, false).await;
     let database = Proxy::start((Ipv4Addr::LOCALHOST, port_of(&url)).into()).await;
     let provider = Proxy::start(sandbox.address).await;
-    let orders = Orders {
-        database_url: through(&url, database.address()),
-        provider_url: format!("http://{}", provider.address()),
-        flags: FLAGS
-            .iter()
-            .flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()])
-            .collect(),
-        variant: None,
+    let orders = |limit: usize| {
+        let (limit, concurrency) = (limit.to_string(), CONCURRENCY.to_string());
+        let own = [
+            ("--rate-per-second", limit.as_str()),
+            ("--concurrency", &concurrency),
+        ];
+        Orders {
+            database_url: through(&url, database.address()),
+            provider_url: format!("http://{}", provider.address()),
+            flags: FLAGS
+                .iter()
+                .chain(&own)
+                .flat_map(|(name, value)| [(*name).to_owned(), (*value).to_owned()])
+                .collect(),
+            variant: None,
+        }
     };
+    let orders = LIMITS
+        .into_iter()
+        .cycle()
+        .take(workers)
+        .map(orders)
+        .collect();
     let (failure, failures) = mpsc::unbounded_channel();
     let mut run = Run {
-        fleet: Fleet::new(orders, workers, dice.part("fleet"), folder),
+        fleet: Fleet::new(orders, dice.part("fleet"), folder),
         dice: dice.part("victims"),
         injected: BTreeMap::new(),
         pool: pool.clone(),
@@ -160,6 +183,8 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
         database,
         provider,
         failure,
+        outage: None,
+        outages: Vec::new(),
     };
     let mistreating = tokio::spawn(mistreat(postgres, failures));
     let knowledge = Knowledge::default();
@@ -188,6 +213,7 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
     let mut waiting: Vec<&Event> = Vec::new();
     let patience = plan.lasts + Duration::from_secs(30);
     while start.elapsed() < plan.lasts
+        || run.outage.is_some()
         || (!(waiting.is_empty() && events.peek().is_none()) && start.elapsed() < patience)
     {
         while let Some((_, event)) = events.next_if(|(at, _)| *at <= start.elapsed()) {
@@ -198,6 +224,7 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
                 waiting.push(event);
             }
         }
+        run.end_outage().await;
         run.fleet.tend().await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -235,12 +262,13 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
         failure,
         database,
         provider,
+        outages,
         ..
     } = run;
     drop(failure);
     let postgres = mistreating.await.expect("the server came back");
     sandbox.set_faults(&[], false).await;
-    let (quiet, quiet_at) = (Instant::now(), chrono::Utc::now().timestamp_micros());
+    let (quiet, quiet_at) = (Instant::now(), now());
     fleet.recover().await;
     let met = producing
         .join_all()
@@ -264,8 +292,8 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
     let mut lines = std::mem::take(&mut fleet.lines);
     lines.extend(sandbox.process.lines());
     let missing = fleet.missing();
-    let evidence = Evidence::read(
-        SETTINGS,
+    let mut evidence = Evidence::read(
+        settings(workers),
         messages,
         told,
         &pool,
@@ -274,6 +302,7 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
         fleet.broken,
     )
     .await;
+    evidence.outages = outages;
     sandbox.process.stop().await;
     pool.close().await;
     postgres.stop().await.expect("it stops gracefully");
@@ -331,6 +360,13 @@ struct Run {
     database: Proxy,
     provider: Proxy,
     failure: mpsc::UnboundedSender<Event>,
+    /// Since when there is one, and when it ends.
+    outage: Option<(Moment, Instant)>,
+    outages: Vec<(Moment, Moment)>,
+}
+
+pub fn now() -> Moment {
+    chrono::Utc::now().timestamp_micros()
 }
 
 impl Run {
@@ -358,6 +394,17 @@ impl Run {
                 self.sandbox.away(*length).await;
                 ("provider away", true)
             }
+            Event::Outage(shut, unavailable) => {
+                let begins = self.outage.is_none();
+                if begins {
+                    self.outage = Some((now(), Instant::now() + *shut + *unavailable));
+                    self.sandbox.set_faults(&[UNAVAILABLE], false).await;
+                    self.sandbox.away(*shut).await;
+                }
+                ("outage of the provider", begins)
+            }
+            // Its end would take this failure away with it.
+            Event::AccountFailure(_) if self.outage.is_some() => ("failure of the account", false),
             Event::AccountFailure(fault) => {
                 self.sandbox.set_faults(&[fault], true).await;
                 ("failure of the account", true)
@@ -365,6 +412,17 @@ impl Run {
         };
         *self.injected.entry(name).or_default() += usize::from(done);
         done
+    }
+
+    /// Ends an outage whose time is over.
+    async fn end_outage(&mut self) {
+        if let Some((since, ends)) = self.outage
+            && ends <= Instant::now()
+        {
+            self.sandbox.set_faults(&PROVIDER_FAULTS, false).await;
+            self.outages.push((since, now()));
+            self.outage = None;
+        }
     }
 
     /// `false` while the database is away.

@@ -33,10 +33,11 @@ pub const DRAINS: &str = "the queue drains when the faults stop";
 pub const LEASES: &str = "no claim is recovered while its lease holds";
 pub const FINAL: &str = "what has ended stays as it ended, unless it was accepted after all";
 pub const UNREPEATABLE: &str = "only a job that could not be repeated in time is uncertain";
+pub const OUTAGE: &str = "an outage fails no job, and makes no more of them indeterminate than requests could be under way";
 pub const WHOLE: &str = "no worker breaks by itself";
 
 /// The first eight are the promises; the others are how the first eight could be broken without anyone noticing yet.
-pub const RULES: [Rule; 12] = [
+pub const RULES: [Rule; 13] = [
     (EXISTS, exists),
     (ONCE, once),
     (ON_ITS_JOB, on_its_job),
@@ -48,6 +49,7 @@ pub const RULES: [Rule; 12] = [
     (LEASES, leases),
     (FINAL, stays),
     (UNREPEATABLE, unsettled),
+    (OUTAGE, outage),
     (WHOLE, whole),
 ];
 
@@ -568,6 +570,33 @@ fn unsettled(view: &View<'_>) -> Vec<String> {
                 job.id,
                 (became.at - since) / 1_000,
                 view.history(job.id)
+            ));
+        }
+    }
+    found
+}
+
+fn outage(view: &View<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    for job in &view.evidence.jobs {
+        let class = job.error_class.as_deref().unwrap_or_default();
+        if job.status == "failed" && ["network", "timeout", "unavailable"].contains(&class) {
+            found.push(format!("job {} failed for {class}", job.id));
+        }
+    }
+    let under_way = view.evidence.settings.under_way;
+    for (from, to) in &view.evidence.outages {
+        let indeterminate = view
+            .evidence
+            .jobs
+            .iter()
+            .filter_map(|job| job.ambiguous_since)
+            .filter(|since| (from..=to).contains(&since))
+            .count();
+        if indeterminate > under_way {
+            found.push(format!(
+                "{indeterminate} jobs became indeterminate in an outage of {} ms, and {under_way} requests could be under way",
+                (to - from) / 1_000
             ));
         }
     }

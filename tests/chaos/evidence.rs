@@ -11,7 +11,7 @@ use super::producers::Told;
 use super::world::Sandbox;
 
 /// Moments are microseconds since 1970.
-type Moment = i64;
+pub type Moment = i64;
 
 /// A row of `sms_outbox.jobs`.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -63,6 +63,8 @@ pub struct Request {
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub limit: usize,
+    /// How many requests all workers may have under way at once.
+    pub under_way: usize,
     pub request_timeout_us: i64,
     pub settle_delay_us: i64,
     pub guard_window_us: i64,
@@ -82,6 +84,8 @@ pub struct Evidence {
     pub attempts: Vec<Attempt>,
     pub ledger: Vec<LedgerEntry>,
     pub requests: Vec<Request>,
+    /// From when to when the provider was unavailable.
+    pub outages: Vec<(Moment, Moment)>,
     /// What every process logged.
     pub lines: Vec<String>,
     /// How workers ended that nobody had killed or told to stop.
@@ -134,6 +138,7 @@ impl Evidence {
                 .into_iter()
                 .filter(|request| request.action == "send-sms")
                 .collect(),
+            outages: Vec::new(),
             lines,
             broken_workers,
         }

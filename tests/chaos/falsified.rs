@@ -34,7 +34,7 @@ fn sent(evidence: &mut Evidence) -> &mut Job {
     found.expect("a run sends something")
 }
 
-const FALSIFICATIONS: [Falsification; 19] = [
+const FALSIFICATIONS: [Falsification; 21] = [
     ("a job vanishes", checker::EXISTS, |evidence| {
         let id = sent(evidence).id;
         evidence.jobs.retain(|job| job.id != id);
@@ -196,6 +196,21 @@ const FALSIFICATIONS: [Falsification; 19] = [
                 at: 1_000_000,
                 committed_at: 1_000_000,
             });
+        },
+    ),
+    ("an outage fails a job", checker::OUTAGE, |evidence| {
+        let job = sent(evidence);
+        job.status = "failed".to_owned();
+        job.error_class = Some("unavailable".to_owned());
+    }),
+    (
+        "an outage makes everything indeterminate",
+        checker::OUTAGE,
+        |evidence| {
+            let since = evidence.outages.first().map(|(from, _)| *from);
+            for job in &mut evidence.jobs {
+                job.ambiguous_since = since;
+            }
         },
     ),
 ];

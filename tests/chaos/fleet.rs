@@ -44,6 +44,7 @@ impl Orders {
 
 /// One place for a worker.
 struct Seat {
+    orders: Orders,
     worker: Option<Process>,
     /// When it goes on, if it is frozen.
     thaw: Option<Instant>,
@@ -55,7 +56,6 @@ struct Seat {
 
 /// Workers that are started again as they die.
 pub struct Fleet {
-    orders: Orders,
     seats: Vec<Seat>,
     dice: Dice,
     hits: PathBuf,
@@ -69,17 +69,18 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    pub fn new(orders: Orders, workers: usize, dice: Dice, folder: &Path) -> Self {
+    /// A worker for each of the orders.
+    pub fn new(orders: Vec<Orders>, dice: Dice, folder: &Path) -> Self {
         let now = Instant::now();
-        let seat = || Seat {
+        let seat = |orders| Seat {
+            orders,
             worker: None,
             thaw: None,
             told_to_end: false,
             next: now,
         };
         Self {
-            orders,
-            seats: std::iter::repeat_with(seat).take(workers).collect(),
+            seats: orders.into_iter().map(seat).collect(),
             dice,
             hits: folder.join("strikes"),
             hits_read: 0,
@@ -117,7 +118,7 @@ impl Fleet {
                 let points = self.failpoints();
                 let seed = self.dice.next().to_string();
                 let hits = self.hits.to_str().expect("a plain path").to_owned();
-                let worker = self.orders.start(&[
+                let worker = self.seats[n].orders.start(&[
                     ("SMS_OUTBOX_FAILPOINTS", &points),
                     ("SMS_OUTBOX_FAILPOINTS_FILE", &hits),
                     ("SMS_OUTBOX_FAILPOINTS_SEED", &seed),
@@ -291,8 +292,9 @@ impl Fleet {
                 worker.signal(Signal::SIGKILL);
             }
             self.clear(n).await;
-            self.seats[n].worker = Some(self.orders.start(&[]));
-            self.seats[n].told_to_end = false;
+            let seat = &mut self.seats[n];
+            seat.worker = Some(seat.orders.start(&[]));
+            seat.told_to_end = false;
             self.started += 1;
         }
         self.read_strikes();

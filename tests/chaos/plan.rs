@@ -52,6 +52,8 @@ pub enum Event {
     Cut(Side, Cut),
     /// The provider's port is shut for so long.
     ProviderAway(Duration),
+    /// The provider is unavailable: its port is shut for the first time, and everything is answered with 503 for the second.
+    Outage(Duration, Duration),
     /// The next requests meet failure of the account: it pauses, and is probed.
     AccountFailure(&'static str),
 }
@@ -130,6 +132,13 @@ impl Plan {
             "away",
             size.crashes,
             Box::new(|dice| Event::ProviderAway(dice.between_ms(200, 1_500))),
+        );
+        add(
+            "outage",
+            size.crashes.div_ceil(5).max(1),
+            Box::new(|dice| {
+                Event::Outage(dice.between_ms(1_000, 3_000), dice.between_ms(3_000, 5_000))
+            }),
         );
         add(
             "account",

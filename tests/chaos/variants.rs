@@ -10,10 +10,10 @@ use sms_outbox::embedded::PrivatePostgres;
 use sms_outbox::failpoints::Variant;
 use sqlx::PgPool;
 
-use super::chaos::wait_until_drained;
+use super::chaos::{self, UNAVAILABLE, wait_until_drained};
 use super::checker::{self, Findings};
 use super::dice::Dice;
-use super::evidence::{Evidence, Settings};
+use super::evidence::{Evidence, Moment, Settings};
 use super::fleet::Orders;
 use super::plan::{self, Message};
 use super::producers::{Knowledge, produce};
@@ -39,10 +39,14 @@ pub enum Scenario {
     DeadWorker,
     /// Every third attempt panics, before its request or after its answer.
     PanickingJobs,
+    /// The provider is unavailable for longer than the window, and workers die meanwhile.
+    LongOutage,
+    /// A worker without a limit joins one that has one.
+    OtherLimits,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::OutlivedGuard,
         Self::FrozenPastLease,
         Self::SlowProvider,
@@ -51,6 +55,8 @@ impl Scenario {
         Self::LateStart,
         Self::DeadWorker,
         Self::PanickingJobs,
+        Self::LongOutage,
+        Self::OtherLimits,
     ];
 
     /// What brings `variant` out, and the rule that it has to be seen to break.
@@ -64,6 +70,8 @@ impl Scenario {
             Variant::NoRescue => (Self::DeadWorker, checker::DRAINS),
             Variant::PanicSpreads => (Self::PanickingJobs, checker::DRAINS),
             Variant::NoLimit => (Self::Burst, checker::LIMIT),
+            Variant::OwnLimit => (Self::OtherLimits, checker::LIMIT),
+            Variant::OutageUnnoticed => (Self::LongOutage, checker::OUTAGE),
             Variant::NoExpiry => (Self::LateStart, checker::IN_TIME),
         }
     }
@@ -78,6 +86,8 @@ impl Scenario {
             Self::LateStart => "late_start",
             Self::DeadWorker => "dead_worker",
             Self::PanickingJobs => "panicking_jobs",
+            Self::LongOutage => "long_outage",
+            Self::OtherLimits => "other_limits",
         }
     }
 
@@ -152,7 +162,7 @@ impl Scenario {
             Self::PanickingJobs => {
                 stage.write(30, |_| {}).await;
                 let file = folder.join("panics").display().to_string();
-                vec![stage.orders.start(&[
+                vec![stage.orders(stage.settings.limit).start(&[
                     (
                         "SMS_OUTBOX_FAILPOINTS",
                         "before-send=panic:0.2,reply-read=panic:0.2",
@@ -160,6 +170,34 @@ impl Scenario {
                     ("SMS_OUTBOX_FAILPOINTS_FILE", &file),
                     ("SMS_OUTBOX_FAILPOINTS_SEED", "7"),
                 ])]
+            }
+            Self::LongOutage => {
+                stage.sandbox.set_faults(&[UNAVAILABLE], false).await;
+                let began = chaos::now();
+                stage.sandbox.away(Duration::from_millis(800)).await;
+                stage.write(80, |_| {}).await;
+                for _ in 0..3 {
+                    let before = stage.sandbox.stats().await["struck"].as_u64();
+                    let mortal = stage.worker();
+                    stage
+                        .wait_for_stat("struck", before.map_or(0, |n| n + 1))
+                        .await;
+                    // Time to do wrong.
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    mortal.signal(Signal::SIGKILL);
+                    stage.watch(mortal).await;
+                }
+                stage.sandbox.set_faults(&[], false).await;
+                stage.outages.push((began, chaos::now()));
+                vec![stage.worker()]
+            }
+            Self::OtherLimits => {
+                let limited = stage.worker();
+                stage.wait_for_workers(1).await;
+                let unlimited = stage.orders(0).start(&[]);
+                stage.wait_for_workers(2).await;
+                stage.write(80, |_| {}).await;
+                vec![limited, unlimited]
             }
         };
         stage.drained().await;
@@ -182,6 +220,7 @@ struct Stage {
     knowledge: Knowledge,
     messages: Vec<Message>,
     lines: Vec<String>,
+    outages: Vec<(Moment, Moment)>,
 }
 
 impl Stage {
@@ -197,11 +236,14 @@ impl Stage {
         let url = postgres.url(&name);
         let pool = world::database(&postgres.admin_url(), &url, &name).await;
         let (timeout, lease, window, guard) = match scenario {
-            Scenario::OutlivedGuard => (500, 1_600, 2_500, 3_000),
+            Scenario::OutlivedGuard | Scenario::LongOutage => (500, 1_600, 2_500, 3_000),
             Scenario::SlowProvider => (3_000, 6_000, 60_000, 90_000),
             _ => (700, 1_800, 60_000, 90_000),
         };
-        let limit = if scenario == Scenario::Burst { 20 } else { 100 };
+        let limit = match scenario {
+            Scenario::Burst | Scenario::OtherLimits => 20,
+            _ => 100,
+        };
         let latency = if scenario == Scenario::SlowProvider {
             "1500ms"
         } else {
@@ -219,13 +261,13 @@ impl Stage {
             ("--backoff-base", "50ms".to_owned()),
             ("--backoff-cap", "500ms".to_owned()),
             ("--shutdown-grace", "5s".to_owned()),
-            ("--rate-per-second", limit.to_string()),
-            ("--concurrency", "16".to_owned()),
+            ("--concurrency", chaos::CONCURRENCY.to_string()),
         ];
         Self {
             guard,
             settings: Settings {
                 limit,
+                under_way: chaos::CONCURRENCY + 1,
                 request_timeout_us: timeout * 1_000,
                 settle_delay_us: 100_000,
                 guard_window_us: window * 1_000,
@@ -246,6 +288,7 @@ impl Stage {
             knowledge: Knowledge::default(),
             messages: Vec::new(),
             lines: Vec::new(),
+            outages: Vec::new(),
         }
     }
 
@@ -266,29 +309,65 @@ impl Stage {
         .await;
     }
 
-    fn worker(&self) -> Process {
-        self.orders.start(&[])
+    fn orders(&self, limit: usize) -> Orders {
+        let mut orders = self.orders.clone();
+        orders
+            .flags
+            .extend(["--rate-per-second".to_owned(), limit.to_string()]);
+        orders
     }
 
-    /// Waits until the provider has accepted so many orders, whether or not it said so.
-    async fn wait_for_orders(&self, count: u64) {
+    fn worker(&self) -> Process {
+        self.orders(self.settings.limit).start(&[])
+    }
+
+    /// Waits until the fleet knows of so many workers and their limits.
+    async fn wait_for_workers(&self, count: i64) {
         let began = Instant::now();
         loop {
-            let accepted = self.sandbox.stats().await["accepted_orders"].as_u64();
-            if accepted.is_some_and(|accepted| accepted >= count) {
+            let known: i64 = sqlx::query_scalar("SELECT count(*) FROM sms_outbox.workers")
+                .fetch_one(&self.pool)
+                .await
+                .expect("the database is there");
+            if known >= count {
                 return;
             }
             assert!(
                 began.elapsed() < Duration::from_secs(20),
-                "only {accepted:?} of {count} orders"
+                "only {known} of {count} workers"
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// A wrong worker may never get there.
+    /// Waits until the provider has accepted so many orders, whether or not it said so.
+    async fn wait_for_orders(&self, count: u64) {
+        self.wait_for_stat("accepted_orders", count).await;
+    }
+
+    async fn wait_for_stat(&self, name: &str, count: u64) {
+        let began = Instant::now();
+        loop {
+            let counted = self.sandbox.stats().await[name].as_u64();
+            if counted.is_some_and(|counted| counted >= count) {
+                return;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(20),
+                "only {counted:?} of {count} {name}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// A wrong worker may never get there; the right one may find the provider unavailable, and wait for the next probe.
     async fn drained(&self) -> bool {
-        wait_until_drained(&self.pool, Duration::from_secs(10)).await
+        let seconds = if self.orders.variant.is_some() {
+            10
+        } else {
+            40
+        };
+        wait_until_drained(&self.pool, Duration::from_secs(seconds)).await
     }
 
     /// Waits for a worker's end, and keeps what it said.
@@ -303,7 +382,7 @@ impl Stage {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let evidence = Evidence::read(
+        let mut evidence = Evidence::read(
             self.settings,
             self.messages,
             told,
@@ -313,6 +392,7 @@ impl Stage {
             Vec::new(),
         )
         .await;
+        evidence.outages = self.outages;
         self.sandbox.process.stop().await;
         self.pool.close().await;
         Findings::of(&evidence)
