@@ -12,17 +12,16 @@ use sms_outbox::failpoints::Point;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::sync::mpsc;
 
+use super::calm::{Calm, DRAINED_WITHIN, set_faults};
 use super::dice::Dice;
 use super::evidence::{Evidence, Moment, Settings};
 use super::fleet::{Fleet, Orders};
-use super::plan::{self, Event, Message, Plan, Side, Size};
+use super::plan::{self, Event, Message, Obstacle, Plan, Side, Size};
 use super::producers::{Knowledge, Met, produce};
 use super::proxy::Proxy;
 use super::world::{self, Sandbox};
 
 const PRODUCERS: usize = 4;
-/// Several times what it takes: the last indeterminate jobs have to be sent or to become uncertain.
-const DRAINED_WITHIN: Duration = Duration::from_secs(90);
 const LIMIT: usize = 100;
 /// What the workers are given, one after the other: the smallest holds for all of them, and 0 is none.
 const LIMITS: [usize; 3] = [LIMIT, 0, 10 * LIMIT];
@@ -147,7 +146,9 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
         &["--latency", "10ms-40ms"],
     )
     .await;
-    sandbox.set_faults(&PROVIDER_FAULTS, false).await;
+    let mut calm = Calm::new(pool.clone());
+    calm.set_rule().await;
+    set_faults(&sandbox, &PROVIDER_FAULTS).await;
     let database = Proxy::start((Ipv4Addr::LOCALHOST, port_of(&url)).into()).await;
     let provider = Proxy::start(sandbox.address).await;
     let orders = |limit: usize| {
@@ -267,7 +268,7 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
     } = run;
     drop(failure);
     let postgres = mistreating.await.expect("the server came back");
-    sandbox.set_faults(&[], false).await;
+    set_faults(&sandbox, &[]).await;
     let (quiet, quiet_at) = (Instant::now(), now());
     fleet.recover().await;
     let met = producing
@@ -279,8 +280,28 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
             rolled_back: sum.rolled_back + one.rolled_back,
             broken: sum.broken + one.broken,
         });
-    wait_until_drained(&pool, DRAINED_WITHIN).await;
+    calm.drain().await;
     let drained_after = quiet.elapsed();
+    let mut later = encore_messages(&mut encore, 30, &plan, rounds, start.elapsed());
+    later[0] = later[0].clone().with(Obstacle::Lock);
+    messages.extend(later.iter().cloned());
+    let others = later.split_off(1);
+    let write = |messages| {
+        produce(
+            url.clone(),
+            pool.clone(),
+            messages,
+            Knowledge::clone(&knowledge),
+            start,
+        )
+    };
+    write(later).await;
+    let locked = calm.lock().await;
+    write(others).await;
+    calm.drain().await;
+    locked.rollback().await.expect("the database is there");
+    calm.drop_rule().await;
+    wait_until_drained(&pool, DRAINED_WITHIN).await;
     fleet.disband().await;
     drop((database, provider));
 
@@ -303,6 +324,9 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
     )
     .await;
     evidence.outages = outages;
+    evidence.refused = calm.refused;
+    evidence.held_up = calm.held_up;
+    evidence.unexplained = calm.unexplained;
     sandbox.process.stop().await;
     pool.close().await;
     postgres.stop().await.expect("it stops gracefully");
@@ -419,7 +443,7 @@ impl Run {
         if let Some((since, ends)) = self.outage
             && ends <= Instant::now()
         {
-            self.sandbox.set_faults(&PROVIDER_FAULTS, false).await;
+            set_faults(&self.sandbox, &PROVIDER_FAULTS).await;
             self.outages.push((since, now()));
             self.outage = None;
         }

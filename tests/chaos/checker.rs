@@ -6,7 +6,7 @@ use sms_outbox::sandbox::LedgerEntry;
 use uuid::Uuid;
 
 use super::evidence::{Attempt, Evidence, Job, Move, Request};
-use super::plan::{MARK, Message};
+use super::plan::{MARK, Message, Obstacle};
 use super::producers::Told;
 use super::support::worker::{HASH, KEY};
 
@@ -34,10 +34,14 @@ pub const LEASES: &str = "no claim is recovered while its lease holds";
 pub const FINAL: &str = "what has ended stays as it ended, unless it was accepted after all";
 pub const UNREPEATABLE: &str = "only a job that could not be repeated in time is uncertain";
 pub const OUTAGE: &str = "an outage fails no job, and makes no more of them indeterminate than requests could be under way";
+pub const ROWS: &str =
+    "no job waits for another's row, and one that cannot be changed is named and sent in the end";
+pub const FIREWALL: &str = "a text that something in front of the provider refuses fails alone";
+pub const EXPLAINED: &str = "no job waits for nothing";
 pub const WHOLE: &str = "no worker breaks by itself";
 
 /// The first eight are the promises; the others are how the first eight could be broken without anyone noticing yet.
-pub const RULES: [Rule; 13] = [
+pub const RULES: [Rule; 16] = [
     (EXISTS, exists),
     (ONCE, once),
     (ON_ITS_JOB, on_its_job),
@@ -50,6 +54,9 @@ pub const RULES: [Rule; 13] = [
     (FINAL, stays),
     (UNREPEATABLE, unsettled),
     (OUTAGE, outage),
+    (ROWS, rows),
+    (FIREWALL, firewall),
+    (EXPLAINED, explained),
     (WHOLE, whole),
 ];
 
@@ -226,7 +233,9 @@ fn exists(view: &View<'_>) -> Vec<String> {
                     "sent" => !message.numbers.is_empty() && !group.orders.is_empty(),
                     // Whoever died with the claim of one without a number left an indeterminate job although nothing was sent.
                     "uncertain" => !message.numbers.is_empty() || view.was_rescued(id),
-                    "failed" => message.numbers.is_empty(),
+                    "failed" => {
+                        message.numbers.is_empty() || message.obstacle == Some(Obstacle::Firewall)
+                    }
                     "expired" => message.expires_after.is_some(),
                     "cancelled" => message.cancel_after.is_some(),
                     _ => false,
@@ -601,6 +610,65 @@ fn outage(view: &View<'_>) -> Vec<String> {
         }
     }
     found
+}
+
+/// The committed jobs that this stands in the way of.
+fn behind<'a>(view: &View<'a>, obstacle: Obstacle) -> impl Iterator<Item = &'a Job> {
+    view.evidence
+        .messages
+        .iter()
+        .filter(move |message| message.obstacle == Some(obstacle))
+        .filter_map(|message| view.jobs.get(&message.id).copied())
+}
+
+fn rows(view: &View<'_>) -> Vec<String> {
+    let mut found: Vec<String> = view
+        .evidence
+        .held_up
+        .iter()
+        .map(|id| format!("job {id} waited, and nothing stood in its way"))
+        .collect();
+    for job in behind(view, Obstacle::Rule) {
+        if !view.evidence.refused.contains(&job.id) {
+            found.push(format!("job {} was refused and not named", job.id));
+        }
+    }
+    for job in behind(view, Obstacle::Rule).chain(behind(view, Obstacle::Lock)) {
+        if job.status != "sent" {
+            found.push(format!(
+                "job {} was in nobody's way any more and is {}",
+                job.id, job.status
+            ));
+        }
+    }
+    found
+}
+
+fn firewall(view: &View<'_>) -> Vec<String> {
+    behind(view, Obstacle::Firewall)
+        .filter(|job| match job.status.as_str() {
+            "failed" => job.error_class.as_deref() != Some("request"),
+            // With an unanswered request behind it nobody knows that it failed.
+            "uncertain" => job.ambiguous_since.is_none(),
+            _ => true,
+        })
+        .map(|job| {
+            format!(
+                "job {} is {} ({})",
+                job.id,
+                job.status,
+                job.error_class.as_deref().unwrap_or("no failure")
+            )
+        })
+        .collect()
+}
+
+fn explained(view: &View<'_>) -> Vec<String> {
+    view.evidence
+        .unexplained
+        .iter()
+        .map(|id| format!("job {id} waited for nothing: {}", view.history(*id)))
+        .collect()
 }
 
 fn whole(view: &View<'_>) -> Vec<String> {

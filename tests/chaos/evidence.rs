@@ -86,6 +86,12 @@ pub struct Evidence {
     pub requests: Vec<Request>,
     /// From when to when the provider was unavailable.
     pub outages: Vec<(Moment, Moment)>,
+    /// Jobs that are named in `sms_outbox.refused_jobs`, read when nothing else was left.
+    pub refused: Vec<Uuid>,
+    /// What still waited then, or while a row was locked, although nothing stood in its way.
+    pub held_up: Vec<Uuid>,
+    /// An example for each time that jobs waited for nothing, after the faults.
+    pub unexplained: Vec<Uuid>,
     /// What every process logged.
     pub lines: Vec<String>,
     /// How workers ended that nobody had killed or told to stop.
@@ -139,6 +145,9 @@ impl Evidence {
                 .filter(|request| request.action == "send-sms")
                 .collect(),
             outages: Vec::new(),
+            refused: Vec::new(),
+            held_up: Vec::new(),
+            unexplained: Vec::new(),
             lines,
             broken_workers,
         }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::checker::{self, Findings};
 use super::evidence::{Attempt, Evidence, Job, Move};
-use super::plan::MARK;
+use super::plan::{MARK, Obstacle};
 use super::support::worker::HASH;
 
 type Falsification = (&'static str, &'static str, fn(&mut Evidence));
@@ -34,7 +34,7 @@ fn sent(evidence: &mut Evidence) -> &mut Job {
     found.expect("a run sends something")
 }
 
-const FALSIFICATIONS: [Falsification; 21] = [
+const FALSIFICATIONS: [Falsification; 25] = [
     ("a job vanishes", checker::EXISTS, |evidence| {
         let id = sent(evidence).id;
         evidence.jobs.retain(|job| job.id != id);
@@ -202,6 +202,31 @@ const FALSIFICATIONS: [Falsification; 21] = [
         let job = sent(evidence);
         job.status = "failed".to_owned();
         job.error_class = Some("unavailable".to_owned());
+    }),
+    ("a job waits for another's row", checker::ROWS, |evidence| {
+        let id = sent(evidence).id;
+        evidence.held_up.push(id);
+    }),
+    ("a refused row is not named", checker::ROWS, |evidence| {
+        evidence.refused.clear()
+    }),
+    (
+        "a firewall pauses instead of failing",
+        checker::FIREWALL,
+        |evidence| {
+            let id = evidence
+                .messages
+                .iter()
+                .find(|message| message.obstacle == Some(Obstacle::Firewall))
+                .map(|message| message.id);
+            for job in evidence.jobs.iter_mut().filter(|job| Some(job.id) == id) {
+                job.status = "queued".to_owned();
+            }
+        },
+    ),
+    ("a job waits for nothing", checker::EXPLAINED, |evidence| {
+        let id = sent(evidence).id;
+        evidence.unexplained.push(id);
     }),
     (
         "an outage makes everything indeterminate",

@@ -10,11 +10,35 @@ use super::proxy::Cut;
 /// No log may contain this word: every text does.
 pub const MARK: &str = "mahrem";
 
+/// What stands in the way of a message, by a word in its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A rule of the application refuses every change of its row.
+    Rule,
+    /// A transaction of the application holds its row while its answer comes.
+    Lock,
+    /// Something in front of the provider hates its text.
+    Firewall,
+}
+
+impl Obstacle {
+    pub const ALL: [Self; 3] = [Self::Rule, Self::Lock, Self::Firewall];
+
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Rule => "kural",
+            Self::Lock => "kilit",
+            Self::Firewall => "duvar",
+        }
+    }
+}
+
 /// A message that a producer is to write.
 #[derive(Clone, Debug)]
 pub struct Message {
     pub id: Uuid,
     pub text: String,
+    pub obstacle: Option<Obstacle>,
     /// As the producer writes them.
     pub spelled: Vec<String>,
     /// As the provider sees them; empty where nobody can read them.
@@ -31,6 +55,14 @@ pub struct Message {
     pub expires_after: Option<Duration>,
     /// How long after that somebody cancels it.
     pub cancel_after: Option<Duration>,
+}
+
+impl Message {
+    pub fn with(mut self, obstacle: Obstacle) -> Self {
+        self.text = format!("{} {}", self.text, obstacle.word());
+        self.obstacle = Some(obstacle);
+        self
+    }
 }
 
 /// What is done to the world, besides what the workers' failpoints and the provider's chances do.
@@ -162,6 +194,15 @@ pub fn messages(dice: &mut Dice, count: usize, over: Duration) -> Vec<Message> {
     for n in 0..count {
         let mut message = plain(dice, n);
         message.at = over.mul_f64(n as f64 / count as f64);
+        let obstacle = match n {
+            _ if n % 700 == 40 => Some(Obstacle::Rule),
+            _ if n % 350 == 20 => Some(Obstacle::Firewall),
+            _ => None,
+        };
+        if let Some(obstacle) = obstacle {
+            all.push(message.with(obstacle));
+            continue;
+        }
         match dice.below(100) {
             0..12 => message.rolled_back = true,
             12..18 => message.expires_after = Some(dice.between_ms(300, 6_000)),
@@ -176,10 +217,11 @@ pub fn messages(dice: &mut Dice, count: usize, over: Duration) -> Vec<Message> {
             }
             26..30 => {
                 // The same content again, as an application does that is asked twice.
-                if let Some(original) = all
-                    .last()
-                    .filter(|original| !original.rolled_back && original.expires_after.is_none())
-                {
+                if let Some(original) = all.last().filter(|original| {
+                    !original.rolled_back
+                        && original.expires_after.is_none()
+                        && original.obstacle.is_none()
+                }) {
                     message.text = original.text.clone();
                     message.numbers = original.numbers.clone();
                     message.spelled = original.spelled.clone();
@@ -214,6 +256,7 @@ pub fn plain(dice: &mut Dice, n: usize) -> Message {
     let mut message = Message {
         id: uuid::Builder::from_random_bytes(bytes).into_uuid(),
         text: format!("{MARK} kod {:06}, i\u{15f} no {n}.", dice.below(1_000_000)),
+        obstacle: None,
         spelled: Vec::new(),
         numbers: Vec::new(),
         marketing: dice.percent(10),

@@ -1,5 +1,6 @@
 //! The run, from its command line to its exit code.
 
+mod calm;
 mod chaos;
 mod checker;
 mod dice;
