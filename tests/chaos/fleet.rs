@@ -115,7 +115,7 @@ impl Fleet {
                 self.clear(n).await;
             }
             if self.seats[n].worker.is_none() && self.seats[n].next <= now {
-                let points = self.failpoints();
+                let points = self.failpoints(n);
                 let seed = self.dice.next().to_string();
                 let hits = self.hits.to_str().expect("a plain path").to_owned();
                 let worker = self.seats[n].orders.start(&[
@@ -130,9 +130,14 @@ impl Fleet {
         }
     }
 
-    /// What the next worker is to suffer: everything with a small chance, and one of those that are missing for certain.
-    fn failpoints(&mut self) -> String {
-        let missing = self.missing();
+    /// What the next worker is to suffer: everything with a small chance, and one of those that are missing for certain. The
+    /// first of several is spared what is certain: where all die of it, nothing is sent, and an outage finds no end.
+    fn failpoints(&mut self, seat: usize) -> String {
+        let missing = if seat == 0 && self.seats.len() > 1 {
+            Vec::new()
+        } else {
+            self.missing()
+        };
         let (rare, common): (Vec<Point>, Vec<Point>) =
             missing.into_iter().partition(|point| RARE.contains(point));
         let certain = (!common.is_empty()).then(|| *self.dice.one_of(&common));
