@@ -12,6 +12,9 @@ use super::world::Sandbox;
 /// Several times what it takes: the last indeterminate jobs have to be sent or to become uncertain.
 pub const DRAINED_WITHIN: Duration = Duration::from_secs(90);
 
+/// Workers that have just started have to claim something, and to say so, before anything is explained by it.
+const HEARD_OF_WITHIN: Duration = Duration::from_secs(5);
+
 /// These faults, and what is there all the time: a firewall, and answers that leave time to lock a row.
 pub async fn set_faults(sandbox: &Sandbox, faults: &[&str]) {
     let firewall = format!("http:403?text={}", Obstacle::Firewall.word());
@@ -82,7 +85,8 @@ impl Calm {
             for one in stuck {
                 // Of what cannot be changed another page tells.
                 let known = behind.iter().any(|(id, _)| *id == one.example);
-                if !known && !self.unexplained.contains(&one.example) {
+                let early = began.elapsed() < HEARD_OF_WITHIN;
+                if !early && !known && !self.unexplained.contains(&one.example) {
                     self.unexplained.push(one.example);
                 }
             }

@@ -143,7 +143,7 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
         folder.join("ledger"),
         seed,
         GUARD,
-        &["--latency", "10ms-40ms"],
+        &["--latency", "10ms-40ms", "--blocked", plan::BLOCKED],
     )
     .await;
     let mut calm = Calm::new(pool.clone());
@@ -284,6 +284,9 @@ pub async fn run(seed: u64, size: Size, workers: usize, folder: &Path) -> Outcom
     let drained_after = quiet.elapsed();
     let mut later = encore_messages(&mut encore, 30, &plan, rounds, start.elapsed());
     later[0] = later[0].clone().with(Obstacle::Lock);
+    for (n, list) in later.iter_mut().enumerate().skip(20) {
+        *list = list.clone().with_blocked(n, &mut encore);
+    }
     messages.extend(later.iter().cloned());
     let others = later.split_off(1);
     let write = |messages| {

@@ -6,7 +6,7 @@ use sms_outbox::sandbox::LedgerEntry;
 use uuid::Uuid;
 
 use super::evidence::{Attempt, Evidence, Job, Move, Request};
-use super::plan::{MARK, Message, Obstacle};
+use super::plan::{BLOCKED, MARK, Message, Obstacle};
 use super::producers::Told;
 use super::support::worker::{HASH, KEY};
 
@@ -37,11 +37,12 @@ pub const OUTAGE: &str = "an outage fails no job, and makes no more of them inde
 pub const ROWS: &str =
     "no job waits for another's row, and one that cannot be changed is named and sent in the end";
 pub const FIREWALL: &str = "a text that something in front of the provider refuses fails alone";
+pub const LISTS: &str = "a number that the provider refuses costs the others of its list nothing";
 pub const EXPLAINED: &str = "no job waits for nothing";
 pub const WHOLE: &str = "no worker breaks by itself";
 
 /// The first eight are the promises; the others are how the first eight could be broken without anyone noticing yet.
-pub const RULES: [Rule; 16] = [
+pub const RULES: [Rule; 17] = [
     (EXISTS, exists),
     (ONCE, once),
     (ON_ITS_JOB, on_its_job),
@@ -56,6 +57,7 @@ pub const RULES: [Rule; 16] = [
     (OUTAGE, outage),
     (ROWS, rows),
     (FIREWALL, firewall),
+    (LISTS, lists),
     (EXPLAINED, explained),
     (WHOLE, whole),
 ];
@@ -125,10 +127,19 @@ impl<'a> View<'a> {
     pub fn new(evidence: &'a Evidence) -> Self {
         let mut groups: HashMap<&str, Group<'a>> = HashMap::new();
         let jobs: HashMap<Uuid, &Job> = evidence.jobs.iter().map(|job| (job.id, job)).collect();
+        let mut parts: HashMap<Uuid, Vec<&Job>> = HashMap::new();
+        for job in &evidence.jobs {
+            if let Some(list) = job.part_of {
+                parts.entry(list).or_default().push(job);
+            }
+        }
         for message in &evidence.messages {
             let group = groups.entry(&message.text).or_default();
             group.messages.push(message);
             group.jobs.extend(jobs.get(&message.id));
+            group
+                .jobs
+                .extend(parts.remove(&message.id).unwrap_or_default());
         }
         for request in &evidence.requests {
             let text = request.text.as_deref().unwrap_or_default();
@@ -236,6 +247,7 @@ fn exists(view: &View<'_>) -> Vec<String> {
                     "failed" => {
                         message.numbers.is_empty() || message.obstacle == Some(Obstacle::Firewall)
                     }
+                    "split" => message.is_to_blocked(),
                     "expired" => message.expires_after.is_some(),
                     "cancelled" => message.cancel_after.is_some(),
                     _ => false,
@@ -275,13 +287,19 @@ fn exists(view: &View<'_>) -> Vec<String> {
         }
     }
     let unique: HashSet<Uuid> = view.evidence.jobs.iter().map(|job| job.id).collect();
+    let written: HashSet<Uuid> = view
+        .evidence
+        .jobs
+        .iter()
+        .map(|job| job.part_of.unwrap_or(job.id))
+        .collect();
     let known: HashSet<Uuid> = view
         .evidence
         .messages
         .iter()
         .map(|message| message.id)
         .collect();
-    if unique.len() != view.evidence.jobs.len() || !unique.is_subset(&known) {
+    if unique.len() != view.evidence.jobs.len() || !written.is_subset(&known) {
         found.push("there are jobs that nobody wrote, or that are there twice".to_owned());
     }
     found
@@ -661,6 +679,27 @@ fn firewall(view: &View<'_>) -> Vec<String> {
             )
         })
         .collect()
+}
+
+fn lists(view: &View<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    for message in view.evidence.messages.iter().filter(|m| m.is_to_blocked()) {
+        let orders = &view.groups[message.text.as_str()].orders;
+        for number in &message.numbers {
+            let times = orders
+                .iter()
+                .flat_map(|order| &order.numbers)
+                .filter(|accepted| *accepted == number)
+                .count();
+            if times != usize::from(number != BLOCKED) {
+                found.push(format!(
+                    "a number of job {} was accepted {times} times",
+                    message.id
+                ));
+            }
+        }
+    }
+    found
 }
 
 fn explained(view: &View<'_>) -> Vec<String> {

@@ -17,6 +17,8 @@ pub type Moment = i64;
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Job {
     pub id: Uuid,
+    /// The list that it is a part of.
+    pub part_of: Option<Uuid>,
     pub status: String,
     pub order_id: Option<String>,
     pub duplicate: bool,
@@ -109,7 +111,7 @@ impl Evidence {
         broken_workers: Vec<String>,
     ) -> Self {
         let jobs = sqlx::query_as(
-            "SELECT id, status, order_id, duplicate, attempt, max_attempts, error_class, error_message,
+            "SELECT id, part_of, status, order_id, duplicate, attempt, max_attempts, error_class, error_message,
                     (extract(epoch FROM expires_at) * 1000000)::bigint AS expires_at,
                     (extract(epoch FROM ambiguous_since) * 1000000)::bigint AS ambiguous_since
              FROM sms_outbox.jobs",

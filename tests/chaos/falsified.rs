@@ -34,7 +34,7 @@ fn sent(evidence: &mut Evidence) -> &mut Job {
     found.expect("a run sends something")
 }
 
-const FALSIFICATIONS: [Falsification; 25] = [
+const FALSIFICATIONS: [Falsification; 26] = [
     ("a job vanishes", checker::EXISTS, |evidence| {
         let id = sent(evidence).id;
         evidence.jobs.retain(|job| job.id != id);
@@ -222,6 +222,20 @@ const FALSIFICATIONS: [Falsification; 25] = [
             for job in evidence.jobs.iter_mut().filter(|job| Some(job.id) == id) {
                 job.status = "queued".to_owned();
             }
+        },
+    ),
+    (
+        "a number of a list is left out",
+        checker::LISTS,
+        |evidence| {
+            let list = evidence
+                .messages
+                .iter()
+                .find(|message| message.is_to_blocked())
+                .expect("one is written when the faults are over")
+                .text
+                .clone();
+            evidence.ledger.retain(|order| order.text != list);
         },
     ),
     ("a job waits for nothing", checker::EXPLAINED, |evidence| {

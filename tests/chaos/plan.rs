@@ -33,6 +33,9 @@ impl Obstacle {
     }
 }
 
+/// A number on the provider's block list: it refuses a list with it as a whole.
+pub const BLOCKED: &str = "905399999999";
+
 /// A message that a producer is to write.
 #[derive(Clone, Debug)]
 pub struct Message {
@@ -58,6 +61,23 @@ pub struct Message {
 }
 
 impl Message {
+    /// To others too, of whom the provider refuses one.
+    pub fn with_blocked(mut self, n: usize, dice: &mut Dice) -> Self {
+        for m in [
+            400_000 + 5 * n as u64,
+            400_001 + 5 * n as u64,
+            89_999_999,
+            400_002 + 5 * n as u64,
+        ] {
+            add_number(&mut self, m, dice);
+        }
+        self
+    }
+
+    pub fn is_to_blocked(&self) -> bool {
+        self.numbers.iter().any(|number| number == BLOCKED)
+    }
+
     pub fn with(mut self, obstacle: Obstacle) -> Self {
         self.text = format!("{} {}", self.text, obstacle.word());
         self.obstacle = Some(obstacle);
