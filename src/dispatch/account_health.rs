@@ -223,7 +223,7 @@ impl Dispatch {
     async fn is_healthy(&self, account: &AccountState) {
         account.health.seen().healthy = Some(Instant::now());
         if account.health.is_outage() {
-            self.end_outage(account).await;
+            self.end_outage(account, true).await;
         }
     }
 
@@ -248,8 +248,8 @@ impl Dispatch {
         }
     }
 
-    async fn end_outage(&self, account: &AccountState) {
-        match self.outbox.end_outage(&account.name).await {
+    async fn end_outage(&self, account: &AccountState, answered: bool) {
+        match self.outbox.end_outage(&account.name, answered).await {
             Ok(lasted) => {
                 if let Some(lasted) = lasted {
                     self.say_it_is_over(account, lasted);
@@ -308,7 +308,7 @@ impl Dispatch {
     /// A trial found nothing to try: nothing waits, so the next message is the trial.
     pub(super) async fn nothing_to_try(&self, account: &AccountState) {
         account.health.trial_over();
-        self.end_outage(account).await;
+        self.end_outage(account, false).await;
     }
 
     /// What tells whose failure it is that an answer blames the account for. `None`: the account's.

@@ -324,15 +324,21 @@ impl Outbox {
         Ok(taken.is_some())
     }
 
-    /// The provider is available again. Returns how long it was not; `None`: that was said before.
+    /// The provider is available again; `answered`: an order was answered, and not only nothing was there to try. Returns how long it
+    /// was not; `None`: that was said before.
     ///
     /// # Errors
     /// When the database cannot be reached or refuses.
-    pub async fn end_outage(&self, account: &str) -> Result<Option<Duration>, OutboxError> {
+    pub async fn end_outage(
+        &self,
+        account: &str,
+        answered: bool,
+    ) -> Result<Option<Duration>, OutboxError> {
         let lasted: Option<i64> = self
             .call("noting the end of an outage", async |connection| {
                 sqlx::query_scalar(include_str!("end_outage.sql"))
                     .bind(account)
+                    .bind(answered)
                     .persistent(self.persistent())
                     .fetch_optional(connection)
                     .await

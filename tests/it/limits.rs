@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::support::postgres::TestDatabase;
 use crate::support::provider::{Door, FakeProvider, Hold, Reply, Request, healthy, order_id};
 use crate::support::worker::{
-    CLAIM, Process, Worker, claim_bulk, count, execute, insert, insert_many, job, wait_for_count,
+    CLAIM, Process, Worker, claim_bulk, count, insert, insert_many, job, wait_for_count,
     wait_for_jobs, wait_for_status, wait_for_statuses,
 };
 
