@@ -387,9 +387,13 @@ impl Dispatch {
             Ok((outcome, pause, evidence)) => (outcome, pause, Some(evidence)),
             Err(withheld) => (withheld.outcome(&self.settings.metrics), None, None),
         };
-        // Boxed: few jobs need it.
-        let cut = Box::pin(self.without_refused_numbers(account, claim, &parsed, outcome));
-        let (outcome, cut) = cut.await;
+        let (outcome, cut) = match outcome {
+            // Boxed: few jobs need it, and it would make the future of every job larger.
+            Outcome::Failed(_) => {
+                Box::pin(self.without_refused_numbers(account, claim, &parsed, outcome)).await
+            }
+            other => (other, None),
+        };
         Processed {
             outcome,
             pause,
