@@ -68,6 +68,8 @@ struct State {
     in_vain: usize,
     /// How many permits lost answers keep.
     lost: usize,
+    /// Whether the window was full when it was looked at last.
+    was_full: bool,
 }
 
 impl State {
@@ -124,6 +126,7 @@ impl Concurrency {
             ahead: 0,
             in_vain: 0,
             lost: 0,
+            was_full: false,
         };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -217,11 +220,15 @@ impl Concurrency {
         self.state().window = 1;
     }
 
-    /// Called every second: a full window grows, so that one hanging request cannot hold up everything behind it. While the
-    /// account is paused no request is in flight, and the window does not change.
+    /// Called every second: a window that stays full grows, so that one hanging request cannot hold up everything behind it. While
+    /// the account is paused no request is in flight, and the window does not change.
     pub(super) fn relax(&self) {
         let mut state = self.state();
-        if state.claimed >= state.window {
+        let is_full = state.claimed >= state.window;
+        // A look at a worker that has just started meets its first requests.
+        let stays_full = is_full && std::mem::replace(&mut state.was_full, is_full);
+        state.was_full = is_full;
+        if stays_full {
             let wider = if state.in_vain < OUT_OF_ORDER.min(self.permits + 1) {
                 state.window * 2
             } else {
@@ -386,6 +393,7 @@ mod tests {
             ahead: 0,
             in_vain: 0,
             lost: 0,
+            was_full: false,
         };
         assert_eq!(
             state.free(permits),

@@ -98,7 +98,7 @@ impl Outbox {
     ) -> Result<(Vec<Abandoned>, bool), OutboxError> {
         let read = Moment::now();
         let rows: Vec<Row> = self
-            .call("looking for abandoned claims", async |connection| {
+            .call_where_pinned("looking for abandoned claims", async |connection| {
                 sqlx::query_as(failpoints::sql(include_str!("abandoned.sql")))
                     .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
                     .bind(reach.map(millis))
@@ -135,7 +135,7 @@ impl Outbox {
     /// # Errors
     /// When the database cannot be reached or refuses.
     pub async fn expire(&self, at_most: usize) -> Result<Vec<(Uuid, String)>, OutboxError> {
-        self.call("expiring jobs", async |connection| {
+        self.call_where_pinned("expiring jobs", async |connection| {
             sqlx::query_as(failpoints::sql(include_str!("expire.sql")))
                 .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
                 .persistent(self.persistent())
@@ -154,7 +154,7 @@ impl Outbox {
         age: Duration,
         at_most: usize,
     ) -> Result<Vec<Uuid>, OutboxError> {
-        self.call(
+        self.call_where_pinned(
             "making stale indeterminate jobs uncertain",
             async |connection| {
                 sqlx::query_scalar(include_str!("stale_to_uncertain.sql"))
@@ -173,7 +173,7 @@ impl Outbox {
     /// # Errors
     /// When the database cannot be reached or refuses.
     pub async fn find_originals(&self, at_most: usize) -> Result<Vec<(Uuid, Uuid)>, OutboxError> {
-        self.call(
+        self.call_where_pinned(
             "looking for the originals of duplicates",
             async |connection| {
                 sqlx::query_as(include_str!("find_originals.sql"))

@@ -62,21 +62,21 @@ async fn a_message_that_has_expired_before_any_worker_looked_is_never_sent() {
 }
 
 #[tokio::test]
-async fn expiry_is_checked_once_more_right_before_the_request_leaves() {
+async fn a_message_that_expires_while_its_equal_is_under_way_is_not_sent() {
     let database = TestDatabase::create().await;
     let pool = database.pool();
     let hold = Hold::new();
     let held = hold.clone();
     let provider = FakeProvider::scripted(move |request| healthy(request).held(&held));
-    // The second one is claimed in time, and waits for the first one's answer because their content is equal.
+    // The second one is claimed in time, and goes back to wait for the first one's answer, because their content is equal.
     let content = [("body", "'code 1234'"), ("recipients", "'{905321112233}'")];
     let first = insert(pool, &content).await;
     let worker = Worker::start(&database, &provider, &[]);
     provider.wait_for_orders(1).await;
-    let second = insert(pool, &[&content[..], &[("expires_at", SOON)]].concat()).await;
-    wait_for_status(pool, second, "sending").await;
+    let later = ("expires_at", "now() + interval '3 seconds'");
+    let second = insert(pool, &[&content[..], &[later]].concat()).await;
     let past = format!(
-        "SELECT count(*) FROM sms_outbox.jobs WHERE id = '{second}' AND expires_at <= now()"
+        "SELECT count(*) FROM sms_outbox.jobs WHERE id = '{second}' AND claimed_at < expires_at AND expires_at <= now()"
     );
     wait_for_count(pool, &past, |n| n == 1).await;
     hold.release();

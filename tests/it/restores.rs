@@ -60,6 +60,10 @@ async fn nothing_moved_before_the_confirmation(pool: &PgPool, jobs: &[Uuid]) {
     assert_eq!(early, 0);
 }
 
+/// Sessions of others in the test's database that have something under way.
+const ACTIVE: &str = "SELECT count(*) FROM pg_stat_activity
+     WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'";
+
 /// A worker that runs notices it, stands still, says so, and goes on by itself once it was confirmed.
 async fn stands_still(change: &str, says: &str, through: Option<Settings>) {
     let database = TestDatabase::create().await;
@@ -88,6 +92,8 @@ async fn stands_still(change: &str, says: &str, through: Option<Settings>) {
     .await;
     worker.wait_for_line(NOTHING_IS_SENT).await;
     worker.wait_for_line(says).await;
+    // A claim that had begun before.
+    wait_for_count(pool, ACTIVE, |sessions| sessions == 0).await;
     let waiting = insert_many(pool, 20, &[]).await;
     // Neither do leases run out, nor messages expire.
     let abandoned = insert(
