@@ -12,6 +12,7 @@
 --   The limit              rate_limits, reserve_slots
 --   Database identity      database_identity, current_database_identity
 --   Reconciliation         reconciliation_tasks
+--   Deliveries             deliveries, number_delivery, recipients, change_log, delivery_inbox, messages, batches, changes
 --   Maintenance            maintenance_leases
 --   Numbers                normalize_number
 --   Long lists             enqueue_bulk
@@ -391,7 +392,7 @@ COMMENT ON CONSTRAINT jobs_keep_the_rules ON sms_outbox.jobs IS
 ------------------------------------------------------------------------------------------------------ The indexes of jobs
 
 -- Every insert looks at the condition of each of them, and every update of a job enters it anew in those that hold it: as few
--- as the statements need. None holds what has ended, except jobs_content, jobs_order, jobs_parts and those of the two
+-- as the statements need. None holds what has ended, except jobs_content, jobs_order, jobs_parts, jobs_batch and those of the two
 -- constraints.
 
 CREATE INDEX jobs_due ON sms_outbox.jobs (account, bulk, priority, producer, due_at, id)
@@ -513,7 +514,10 @@ COMMENT ON INDEX sms_outbox.jobs_parts IS
 CREATE INDEX jobs_order ON sms_outbox.jobs (order_id) WHERE order_id IS NOT NULL;
 COMMENT ON INDEX sms_outbox.jobs_order IS
     'Whose order is this? It costs a recorded job 75 bytes of log and 1.2 microseconds of the server. known_orders.sql, '
-    'resolve.sql, settle_found.sql.';
+    'resolve.sql, settle_found.sql, deliveries_of.sql.';
+
+CREATE INDEX jobs_batch ON sms_outbox.jobs (batch_id) WHERE batch_id IS NOT NULL;
+COMMENT ON INDEX sms_outbox.jobs_batch IS 'The jobs of a batch. The view batches.';
 
 ------------------------------------------------------------------------------------------------------------------ History
 
@@ -1054,6 +1058,298 @@ CREATE INDEX reconciliation_tasks_due ON sms_outbox.reconciliation_tasks (accoun
 COMMENT ON INDEX sms_outbox.reconciliation_tasks_due IS
     'What is to be looked for next. due_reconciliation.sql, end_reconciliation.sql, is_being_reconciled.sql.';
 
+-------------------------------------------------------------------------------------------------------------- Deliveries
+
+-- Written when the first final word comes, so that a plain message costs one narrow row, and jobs are not touched again.
+CREATE TABLE sms_outbox.deliveries (
+    job_id        uuid        NOT NULL,
+    first_news_at timestamptz NOT NULL DEFAULT now(),
+    changed_at    timestamptz NOT NULL DEFAULT now(),
+    finished_at   timestamptz,
+    total         integer     NOT NULL,
+    delivered     integer     NOT NULL,
+    undelivered   integer     NOT NULL,
+    conflicts     integer     NOT NULL DEFAULT 0,
+    writes        integer     NOT NULL DEFAULT 1,
+    facts         smallint    NOT NULL,
+    account       text        NOT NULL,
+    status        text        NOT NULL,
+    source        text        NOT NULL,
+    price         numeric(14,4),
+    places        text,
+    CONSTRAINT deliveries_pkey PRIMARY KEY (job_id),
+    CONSTRAINT deliveries_status_known CHECK (
+        status IN ('pending', 'delivered', 'partly', 'undelivered', 'refused', 'cancelled', 'unknown')),
+    CONSTRAINT deliveries_source_known CHECK (source IN ('webhook', 'list', 'report', 'operator', 'horizon'))
+) WITH (
+    fillfactor = 90, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
+    autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000
+);
+COMMENT ON TABLE sms_outbox.deliveries IS
+    'What became of sent jobs on the way to the phone: one row at most for each, none while nothing is known. Written by workers and '
+    'receivers. For people: sms_outbox.messages, sms_outbox.recipients.';
+COMMENT ON CONSTRAINT deliveries_status_known ON sms_outbox.deliveries IS 'See the column status.';
+COMMENT ON CONSTRAINT deliveries_source_known ON sms_outbox.deliveries IS 'See the column source.';
+COMMENT ON COLUMN sms_outbox.deliveries.job_id IS 'The job.';
+COMMENT ON COLUMN sms_outbox.deliveries.first_news_at IS 'When the first word came that is kept.';
+COMMENT ON COLUMN sms_outbox.deliveries.changed_at IS 'When the row was changed last.';
+COMMENT ON COLUMN sms_outbox.deliveries.finished_at IS 'When the status became final; null while it is not.';
+COMMENT ON COLUMN sms_outbox.deliveries.total IS 'How many numbers the message was sent to.';
+COMMENT ON COLUMN sms_outbox.deliveries.delivered IS 'How many of them have it.';
+COMMENT ON COLUMN sms_outbox.deliveries.undelivered IS
+    'How many of them will not have it: the provider says so, or its complete report does not name them.';
+COMMENT ON COLUMN sms_outbox.deliveries.conflicts IS 'Of how many numbers both was said.';
+COMMENT ON COLUMN sms_outbox.deliveries.writes IS
+    'How often the row was written: whoever writes proves that it has read the latest.';
+COMMENT ON COLUMN sms_outbox.deliveries.facts IS
+    'The set of all that was said, as bits. Of the number of a job that has one: 1 undelivered and 2 delivered by a webhook, 4 and 8 '
+    'the same by a report. Of the order: 16 in a list, 32 in a report, 64 complete, 128 refused, 256 cancelled, 512 overdue. The other '
+    'columns follow from it (src/delivery.rs).';
+COMMENT ON COLUMN sms_outbox.deliveries.account IS 'The job''s account.';
+COMMENT ON COLUMN sms_outbox.deliveries.status IS
+    'pending, delivered, partly, undelivered, refused (accepted, then not dispatched), cancelled (by us, at the provider) or unknown '
+    '(nothing final within the horizon). Pending and unknown are not final.';
+COMMENT ON COLUMN sms_outbox.deliveries.source IS
+    'The best witness: report (get-report), list (get-reports), webhook, operator (a cancelled order) or horizon (nobody).';
+COMMENT ON COLUMN sms_outbox.deliveries.price IS
+    'What the provider''s report says that the order cost, in the unit of the account: credits or liras. Of a job whose order is '
+    'shared with others, the whole.';
+COMMENT ON COLUMN sms_outbox.deliveries.places IS
+    'Of a job with several recipients, a base-32 digit for each of jobs.recipients, in their order: the four bits of a number as in '
+    'facts, and 16 where the number stands at an earlier place; - where it was left out. Null for a job with one.';
+
+-- The same ranks as in src/delivery.rs, for whoever reads in SQL. One expression, so that it is inlined.
+CREATE FUNCTION sms_outbox.number_delivery(facts smallint, said integer) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN facts IS NULL THEN NULL
+    WHEN said < 0 THEN 'rejected'
+    WHEN said & 8 <> 0 THEN 'delivered'
+    WHEN said & 4 <> 0 OR facts & 448 <> 0 THEN 'undelivered'
+    WHEN said & 2 <> 0 THEN 'delivered'
+    WHEN said & 1 <> 0 THEN 'undelivered'
+    WHEN facts & 512 = 0 THEN 'pending'
+END;
+COMMENT ON FUNCTION sms_outbox.number_delivery(smallint, integer) IS
+    'What deliveries.facts and the digit of one place of deliveries.places (of a job with one recipient: facts again; negative: left '
+    'out) say of a number: delivered, undelivered, pending, rejected, or null.';
+
+CREATE FUNCTION sms_outbox.recipients(job uuid) RETURNS TABLE (n integer, number text, delivery text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = '' AS $$
+#variable_conflict use_column
+DECLARE
+    v_job sms_outbox.jobs;
+BEGIN
+    SELECT * INTO v_job FROM sms_outbox.jobs AS known
+    WHERE known.id = recipients.job
+      AND (known.producer = session_user OR has_column_privilege(session_user, 'sms_outbox.jobs', 'recipients', 'SELECT'));
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+    WITH written AS MATERIALIZED (
+        SELECT entry.n::integer AS n, entry.number AS spelling,
+               CASE WHEN entry.number ~ '^905[0-9]{9}$' THEN entry.number
+                    ELSE coalesce(sms_outbox.normalize_number(entry.number, true), entry.number) END AS number
+        FROM unnest(v_job.recipients) WITH ORDINALITY AS entry (number, n)
+    ), told AS (
+        SELECT place.n::integer AS n,
+               sms_outbox.number_delivery(known.facts, strpos('0123456789abcdefghijklmnopqrstuv', place.digit) - 1) AS delivery
+        FROM sms_outbox.deliveries AS known
+        CROSS JOIN LATERAL string_to_table(known.places, NULL) WITH ORDINALITY AS place (digit, n)
+        WHERE known.job_id = v_job.id
+        UNION ALL
+        SELECT 1, sms_outbox.number_delivery(known.facts, known.facts::integer)
+        FROM sms_outbox.deliveries AS known
+        WHERE known.job_id = v_job.id AND known.places IS NULL
+    ), parts AS (
+        -- Numbers of parts are in their one spelling.
+        SELECT entry.number,
+               sms_outbox.number_delivery(
+                   known.facts,
+                   CASE WHEN known.places IS NULL THEN known.facts
+                        ELSE strpos('0123456789abcdefghijklmnopqrstuv', substr(known.places, entry.n::integer, 1)) - 1
+                   END) AS delivery
+        FROM sms_outbox.jobs AS part
+        CROSS JOIN LATERAL unnest(part.recipients) WITH ORDINALITY AS entry (number, n)
+        LEFT JOIN sms_outbox.deliveries AS known ON known.job_id = part.id
+        WHERE v_job.status = 'split' AND part.part_of = v_job.id AND part.part_of IS NOT NULL AND part.status <> 'split'
+    ), left_out AS (
+        SELECT DISTINCT entry.number FROM unnest(v_job.rejected_recipients) AS entry (number)
+    )
+    SELECT written.n, written.number,
+           CASE WHEN as_written.number IS NOT NULL OR as_read.number IS NOT NULL THEN 'rejected'
+                ELSE coalesce(told.delivery, parts.delivery) END
+    FROM written
+    LEFT JOIN left_out AS as_written ON as_written.number = written.spelling
+    LEFT JOIN left_out AS as_read ON as_read.number = written.number
+    LEFT JOIN told ON told.n = written.n
+    LEFT JOIN parts ON parts.number = written.number
+    ORDER BY written.n;
+END
+$$;
+COMMENT ON FUNCTION sms_outbox.recipients(uuid) IS
+    'Each number of a job, in the order in which they were written, and what became of the message there: delivered, undelivered, '
+    'pending, rejected (left out before sending), or null (no word yet). A producer sees those of its own jobs, and nobody else '
+    'those that it may not read in sms_outbox.jobs.';
+
+-- One row for each statement that finishes jobs, or writes their deliveries, and not for each job: 16 bytes and their share of a row.
+CREATE TABLE sms_outbox.change_log (
+    xid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    id      bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
+    at      timestamptz NOT NULL DEFAULT now(),
+    account text        NOT NULL,
+    jobs    uuid[]      NOT NULL,
+    CONSTRAINT change_log_pkey PRIMARY KEY (xid, id)
+) WITH (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000);
+COMMENT ON TABLE sms_outbox.change_log IS
+    'Which jobs have reached another end, or have news of their delivery, in the order in which that was committed. Only ever appended '
+    'to. For applications: sms_outbox.changes.';
+COMMENT ON COLUMN sms_outbox.change_log.xid IS
+    'The transaction. What is older than every transaction that still runs has nothing in front of it that could yet appear.';
+COMMENT ON COLUMN sms_outbox.change_log.id IS 'Order within the transaction.';
+COMMENT ON COLUMN sms_outbox.change_log.at IS 'When the transaction began.';
+COMMENT ON COLUMN sms_outbox.change_log.account IS 'The account of these jobs.';
+COMMENT ON COLUMN sms_outbox.change_log.jobs IS 'The jobs.';
+
+CREATE TABLE sms_outbox.delivery_inbox (
+    id          bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
+    account     text        NOT NULL,
+    order_id    text        NOT NULL,
+    numbers     text[]      NOT NULL,
+    words       text        NOT NULL,
+    contents    bigint[]    NOT NULL,
+    received_at timestamptz NOT NULL DEFAULT now(),
+    next_at     timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT delivery_inbox_pkey PRIMARY KEY (id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+COMMENT ON TABLE sms_outbox.delivery_inbox IS
+    'Events of webhooks that a receiver could not match by itself: their order is not known (yet), has several numbers, or does not '
+    'fit. Workers take them from here, after 24 h unread. No text is ever in it.';
+COMMENT ON COLUMN sms_outbox.delivery_inbox.id IS 'Order of appending.';
+COMMENT ON COLUMN sms_outbox.delivery_inbox.account IS 'The account whose address was called.';
+COMMENT ON COLUMN sms_outbox.delivery_inbox.order_id IS 'The order that they name (packet_id).';
+COMMENT ON COLUMN sms_outbox.delivery_inbox.numbers IS 'The numbers that they name, in their one spelling.';
+COMMENT ON COLUMN sms_outbox.delivery_inbox.words IS
+    'A character for each number: a accepted, d delivered, u undelivered.';
+COMMENT ON COLUMN sms_outbox.delivery_inbox.contents IS
+    'For each number the hash of account, number and text, as in the low 40 bits of jobs.content_key.';
+COMMENT ON COLUMN sms_outbox.delivery_inbox.received_at IS 'When they came.';
+COMMENT ON COLUMN sms_outbox.delivery_inbox.next_at IS 'When a worker looks at them next.';
+
+CREATE INDEX delivery_inbox_due ON sms_outbox.delivery_inbox (account, next_at);
+COMMENT ON INDEX sms_outbox.delivery_inbox_due IS 'What is to be matched next. due_events.sql.';
+
+CREATE VIEW sms_outbox.messages AS
+SELECT job.id, job.account, job.idempotency_key, job.batch_id, job.sender, job.priority, job.iys,
+       cardinality(job.recipients) AS recipients, coalesce(cardinality(job.rejected_recipients), 0) AS rejected,
+       CASE WHEN job.status = 'split' THEN whole.status ELSE job.status END AS status,
+       job.attempt, job.order_id, job.duplicate, job.error_class, job.error_code, job.error_message,
+       CASE WHEN job.status = 'split' THEN whole.delivery ELSE known.status END AS delivery,
+       CASE WHEN job.status = 'split' THEN whole.delivered ELSE known.delivered END AS delivered,
+       CASE WHEN job.status = 'split' THEN whole.undelivered ELSE known.undelivered END AS undelivered,
+       CASE WHEN job.status = 'split' THEN CASE WHEN whole.delivery IN ('delivered', 'partly') THEN whole.decided_at END
+            WHEN known.status IN ('delivered', 'partly') THEN known.finished_at END AS delivered_at,
+       CASE WHEN job.status = 'split' THEN whole.price ELSE known.price END AS price,
+       CASE WHEN job.status = 'split' THEN whole.source ELSE known.source END AS source,
+       CASE WHEN job.status = 'split' THEN whole.conflicts ELSE known.conflicts END AS conflicts,
+       job.created_at, job.due_at, job.expires_at, job.provider_send_at,
+       CASE WHEN job.status = 'split' THEN whole.sent_at ELSE job.sent_at END AS sent_at,
+       CASE WHEN job.status = 'split' THEN whole.finished_at ELSE job.finished_at END AS finished_at,
+       CASE WHEN job.status = 'split' THEN whole.changed_at ELSE known.changed_at END AS delivery_changed_at
+FROM sms_outbox.jobs AS job
+LEFT JOIN sms_outbox.deliveries AS known ON known.job_id = job.id
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN bool_or(part.status = 'queued') THEN 'queued'
+                WHEN bool_or(part.status = 'sending') THEN 'sending'
+                WHEN bool_or(part.status = 'uncertain') THEN 'uncertain'
+                WHEN bool_or(part.status = 'sent') THEN 'sent'
+                WHEN bool_or(part.status = 'expired') THEN 'expired'
+                WHEN bool_or(part.status = 'cancelled') THEN 'cancelled'
+                ELSE 'failed' END AS status,
+           CASE WHEN count(told.job_id) = 0 THEN NULL
+                WHEN bool_or(part.status = 'sent' AND coalesce(told.status, 'pending') = 'pending') THEN 'pending'
+                WHEN bool_or(told.status = 'unknown') THEN 'unknown'
+                WHEN sum(told.delivered) > 0 THEN CASE WHEN sum(told.undelivered) > 0 THEN 'partly' ELSE 'delivered' END
+                WHEN bool_and(told.status = 'cancelled') THEN 'cancelled'
+                WHEN bool_and(told.status = 'refused') THEN 'refused'
+                ELSE 'undelivered' END AS delivery,
+           sum(told.delivered)::integer AS delivered, sum(told.undelivered)::integer AS undelivered, sum(told.price) AS price,
+           sum(told.conflicts)::integer AS conflicts, min(told.source) AS source,
+           min(part.sent_at) AS sent_at, max(told.changed_at) AS changed_at, max(told.finished_at) AS decided_at,
+           CASE WHEN bool_and(part.finished_at IS NOT NULL) THEN max(part.finished_at) END AS finished_at
+    FROM sms_outbox.jobs AS part
+    LEFT JOIN sms_outbox.deliveries AS told ON told.job_id = part.id
+    WHERE job.status = 'split' AND part.part_of = job.id AND part.part_of IS NOT NULL AND part.status <> 'split'
+) AS whole
+WHERE job.part_of IS NULL;
+COMMENT ON VIEW sms_outbox.messages IS
+    'One row per job that a producer wrote, with what became of it on the phone; one that was split is put together from its parts. '
+    'It holds no number and no text.';
+
+CREATE VIEW sms_outbox.batches AS
+SELECT batch_id, account, count(*) AS jobs,
+       count(*) FILTER (WHERE status = 'queued') AS jobs_queued,
+       count(*) FILTER (WHERE status = 'sending') AS jobs_sending,
+       count(*) FILTER (WHERE status = 'sent') AS jobs_sent,
+       count(*) FILTER (WHERE status = 'failed') AS jobs_failed,
+       count(*) FILTER (WHERE status = 'uncertain') AS jobs_uncertain,
+       count(*) FILTER (WHERE status = 'expired') AS jobs_expired,
+       count(*) FILTER (WHERE status = 'cancelled') AS jobs_cancelled,
+       sum(recipients) AS recipients,
+       coalesce(sum(recipients) FILTER (WHERE status IN ('queued', 'sending')), 0) AS recipients_waiting,
+       coalesce(sum(recipients - rejected) FILTER (WHERE status = 'sent'), 0) AS recipients_sent,
+       sum(rejected) AS recipients_rejected,
+       coalesce(sum(delivered), 0) AS delivered,
+       coalesce(sum(undelivered), 0) AS undelivered,
+       coalesce(sum(recipients - rejected - coalesce(delivered, 0) - coalesce(undelivered, 0)) FILTER (WHERE status = 'sent'), 0)
+           AS undecided,
+       sum(price) AS price,
+       min(created_at) AS first_at,
+       max(greatest(created_at, sent_at, finished_at, delivery_changed_at)) AS last_at
+FROM sms_outbox.messages
+WHERE batch_id IS NOT NULL
+GROUP BY batch_id, account;
+COMMENT ON VIEW sms_outbox.batches IS
+    'One row per list that enqueue_bulk cut: its jobs and its recipients by status, what became of the messages on the phones, the '
+    'price so far, its first and its last moment.';
+
+CREATE FUNCTION sms_outbox.changes(after text, at_most integer DEFAULT 100)
+RETURNS TABLE (job_id uuid, idempotency_key text, status text, delivery text, order_id text, next_cursor text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH cursor AS MATERIALIZED (
+        SELECT coalesce(nullif(split_part(after, '-', 1), ''), '0')::xid8 AS xid,
+               coalesce(nullif(split_part(after, '-', 2), ''), '0')::bigint AS id,
+               coalesce(nullif(split_part(after, '-', 3), ''), '0')::bigint AS place
+    ), entry AS (
+        SELECT log.xid, log.id, job.place, job.id AS job_id
+        FROM sms_outbox.change_log AS log
+        CROSS JOIN LATERAL unnest(log.jobs) WITH ORDINALITY AS job (id, place)
+        WHERE (log.xid, log.id) >= ((SELECT xid FROM cursor), (SELECT id FROM cursor))
+          -- What a transaction that still runs may yet put in front of it is not passed by.
+          AND log.xid < pg_snapshot_xmin(pg_current_snapshot())
+          AND (log.xid, log.id, job.place) > ((SELECT xid FROM cursor), (SELECT id FROM cursor), (SELECT place FROM cursor))
+        ORDER BY log.xid, log.id, job.place
+        LIMIT changes.at_most
+    )
+    SELECT whole.id, message.idempotency_key, message.status, message.delivery, message.order_id,
+           entry.xid::text || '-' || entry.id || '-' || entry.place
+    FROM entry
+    -- One by one: a guess at how many there are must not make a join read the whole table.
+    CROSS JOIN LATERAL (
+        SELECT coalesce((SELECT job.part_of FROM sms_outbox.jobs AS job WHERE job.id = entry.job_id), entry.job_id) AS id
+        OFFSET 0) AS whole
+    LEFT JOIN LATERAL (SELECT * FROM sms_outbox.messages AS found WHERE found.id = whole.id LIMIT 1) AS message ON true
+    ORDER BY entry.xid, entry.id, entry.place;
+END;
+COMMENT ON FUNCTION sms_outbox.changes(text, integer) IS
+    'What has changed behind a cursor, in the order in which it was committed: jobs that reached another end, and news of their delivery, '
+    'as they stand now, with the cursor to go on from. An empty cursor begins at the beginning. Nothing is skipped because a '
+    'transaction committed late: while one that writes is open, what came after its beginning waits. A job that was deleted since '
+    'has no status.';
+
 -------------------------------------------------------------------------------------------------------------- Maintenance
 
 CREATE TABLE sms_outbox.maintenance_leases (
@@ -1291,11 +1587,19 @@ BEGIN ATOMIC
         DELETE FROM sms_outbox.reconciliation_tasks WHERE job_id IN (SELECT id FROM old)
     ), changeable AS (
         DELETE FROM sms_outbox.refused_jobs WHERE job_id IN (SELECT id FROM old)
+    ), delivered AS (
+        DELETE FROM sms_outbox.deliveries WHERE job_id = ANY (ARRAY(SELECT id FROM old))
+    ), told AS (
+        DELETE FROM sms_outbox.change_log AS log
+        WHERE (log.xid, log.id) IN (
+            SELECT first.xid, first.id FROM (
+                SELECT xid, id, at FROM sms_outbox.change_log ORDER BY xid, id LIMIT prune.at_most) AS first
+            WHERE first.at < prune.finished_before)
     ), pruned AS (
         DELETE FROM sms_outbox.jobs WHERE id = ANY (ARRAY(SELECT id FROM old)) RETURNING 1
     )
     SELECT count(*) FROM pruned;
 END;
 COMMENT ON FUNCTION sms_outbox.prune(timestamptz, integer) IS
-    'Deletes finished jobs, and their history, that ended before the given moment, at most so many at once; returns how many. '
+    'Deletes finished jobs, with their history and deliveries, that ended before the given moment, at most so many at once; returns how many. '
     'Call it until it returns 0. Their idempotency keys become free again.';

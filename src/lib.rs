@@ -84,6 +84,9 @@ pub mod config;
 #[cfg(feature = "worker")]
 #[doc(hidden)]
 pub mod daemon;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod delivery;
 #[cfg(feature = "demo")]
 #[doc(hidden)]
 pub mod demo;

@@ -9,6 +9,7 @@ mod address;
 mod advice;
 mod claim;
 mod connect;
+mod deliveries;
 mod enqueue;
 mod error;
 mod examine;
@@ -37,6 +38,7 @@ pub use advice::{ASK_DOCTOR, ASK_DOCTOR_FOR_GRANTS, advice, advice_on, confirmed
 pub use claim::{CLAIM_BULK, CLAIM_SINGLES, Claim, ClaimOrder, Cursor, Slots, Turn};
 pub use connect::ConnectOptions;
 use connect::{NOT_COMPILED, STEADY_PLANS};
+pub use deliveries::{Learnt, SentJob};
 pub use error::{OutboxError, chain};
 use error::{Said, said};
 pub use examine::{Pooling, QueueFacts, SenderInUse, ServerFacts};

@@ -13,8 +13,12 @@ WITH chosen AS MATERIALIZED (
     LIMIT $6
     -- Waits for a claim that is under way, so that the answer is the truth and not a guess.
     FOR NO KEY UPDATE
+), ended AS (
+    UPDATE sms_outbox.jobs AS job
+    SET status = 'cancelled', held = NULL, finished_at = now()
+    WHERE job.id = ANY (ARRAY(SELECT id FROM chosen)) AND job.status = 'queued'
+    RETURNING job.id, job.account, job.ambiguous_since
+), told AS (
+    INSERT INTO sms_outbox.change_log (account, jobs) SELECT account, array_agg(id) FROM ended GROUP BY account
 )
-UPDATE sms_outbox.jobs AS job
-SET status = 'cancelled', held = NULL, finished_at = now()
-WHERE job.id = ANY (ARRAY(SELECT id FROM chosen)) AND job.status = 'queued'
-RETURNING job.id, job.ambiguous_since IS NOT NULL AS may_have_been_sent
+SELECT id, ambiguous_since IS NOT NULL AS may_have_been_sent FROM ended

@@ -26,9 +26,13 @@ WITH orphan AS MATERIALIZED (
         ORDER BY job.order_id IS NULL, job.sender <> orphan.sender, job.sent_at DESC
         LIMIT 1
     ) AS found
+), named AS (
+    UPDATE sms_outbox.jobs AS job
+    SET order_id = original.order_id, duplicate_of = original.original_id
+    FROM original
+    WHERE job.id = original.id AND job.id = ANY (ARRAY(SELECT id FROM original))
+    RETURNING job.id, job.account, job.duplicate_of
+), told AS (
+    INSERT INTO sms_outbox.change_log (account, jobs) SELECT account, array_agg(id) FROM named GROUP BY account
 )
-UPDATE sms_outbox.jobs AS job
-SET order_id = original.order_id, duplicate_of = original.original_id
-FROM original
-WHERE job.id = original.id AND job.id = ANY (ARRAY(SELECT id FROM original))
-RETURNING job.id, job.duplicate_of
+SELECT id, duplicate_of FROM named

@@ -44,6 +44,12 @@ impl ContentKey {
         low[3..].copy_from_slice(&digest[..5]);
         Self(i64::from_be_bytes(low))
     }
+
+    /// The forty bits.
+    #[must_use]
+    pub const fn low(self) -> i64 {
+        self.0
+    }
 }
 
 /// What was seen of the request.

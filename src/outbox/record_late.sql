@@ -34,13 +34,14 @@ WITH durable AS MATERIALIZED (
         content_key = ((extract(epoch FROM now()) / 300)::bigint << 40) | answer.content
     FROM answer
     WHERE answer.accepted AND job.id = answer.id AND job.id = ANY (ARRAY(SELECT id FROM answer)) AND job.status <> 'sent'
-    RETURNING job.id
+    RETURNING job.id, job.account
 ), named AS (
     UPDATE sms_outbox.jobs AS job
     SET order_id = answer.order_id, duplicate_of = NULL
     FROM answer JOIN before USING (id)
     WHERE job.id = answer.id AND job.id = ANY (ARRAY(SELECT id FROM before)) AND before.status = 'sent'
       AND NOT before.is_ours AND NOT before.accepted_before AND answer.accepted AND NOT answer.duplicate
+    RETURNING job.id, job.account
 ), logged AS (
     INSERT INTO sms_outbox.attempt_log (
         job_id, token, observer, attempt, counted, worker, started_at, duration_ms, progress, http_status, provider_code,
@@ -53,6 +54,8 @@ WITH durable AS MATERIALIZED (
     WHERE answer.progress IS NOT NULL AND NOT before.is_ours AND answer.observer <> 'rescue'
     ON CONFLICT DO NOTHING
     RETURNING job_id
+), told AS (
+    INSERT INTO sms_outbox.change_log (account, jobs) SELECT account, array_agg(id) FROM (SELECT * FROM settled UNION ALL SELECT * FROM named) AS changed GROUP BY account
 )
 SELECT before.id, before.status AS was, before.order_id AS known_order_id, before.is_ours, before.accepted_before,
        EXISTS (SELECT FROM settled WHERE settled.id = before.id) AS settled,

@@ -64,7 +64,7 @@ WITH durable AS MATERIALIZED (
     -- the whole table. The second form can only use the primary key.
     WHERE job.id = answer.id AND job.id = ANY (ARRAY(SELECT id FROM answer))
       AND job.token = answer.token AND job.status = 'sending'
-    RETURNING job.id, job.token, job.account, job.worker, job.claimed_at,
+    RETURNING job.id, job.token, job.account, job.status, job.worker, job.claimed_at,
               CASE WHEN answer.spent THEN job.attempt ELSE job.attempt + 1 END AS attempt,
               job.order_id, job.duplicate_of
 ), logged AS (
@@ -77,5 +77,7 @@ WITH durable AS MATERIALIZED (
     FROM recorded JOIN answer USING (id)
     WHERE answer.progress IS NOT NULL AND answer.status <> 'sent'
     ON CONFLICT DO NOTHING
+), told AS (
+    INSERT INTO sms_outbox.change_log (account, jobs) SELECT account, array_agg(id) FROM recorded WHERE status <> 'queued' GROUP BY account
 )
 SELECT id, order_id, duplicate_of FROM recorded

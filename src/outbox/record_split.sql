@@ -41,6 +41,7 @@ WITH durable AS MATERIALIZED (
     WHERE $4::text IS NOT NULL AND job.part_of = cut.part_of AND job.part_of IS NOT NULL AND job.status = 'queued'
       -- One that may have been taken is not given up.
       AND job.ambiguous_since IS NULL
+    RETURNING job.id, job.account
 ), logged AS (
     INSERT INTO sms_outbox.attempt_log (
         job_id, token, observer, attempt, counted, worker, started_at, duration_ms, progress, http_status, provider_code,
@@ -49,5 +50,7 @@ WITH durable AS MATERIALIZED (
            answer.http_status, answer.provider_code, answer.error_class, answer.error_message
     FROM cut JOIN answer USING (id)
     ON CONFLICT DO NOTHING
+), told AS (
+    INSERT INTO sms_outbox.change_log (account, jobs) SELECT account, array_agg(id) FROM (SELECT id, account FROM cut UNION ALL SELECT * FROM given_up) AS changed GROUP BY account
 )
 SELECT id FROM cut

@@ -27,7 +27,7 @@ WITH others AS MATERIALIZED (
       -- It would end as expired, which says that it was never accepted; and that is what nobody knows.
       AND ($2 <> 'queued' OR job.expires_at IS NULL OR job.expires_at > now())
       AND ($4 OR NOT EXISTS (SELECT FROM others))
-    RETURNING job.id, job.token, before.attempt
+    RETURNING job.id, job.account, job.token, before.attempt
 ), logged AS (
     INSERT INTO sms_outbox.attempt_log (job_id, token, observer, attempt, counted, started_at, order_id, said_by, evidence)
     SELECT id, token, 'operator', attempt, false, now(), $3,
@@ -36,5 +36,7 @@ WITH others AS MATERIALIZED (
                || coalesce(', beside ' || (SELECT string_agg(others.id::text, ', ') FROM others), '')
                || coalesce('. ' || $6, '.')
     FROM resolved
+), told AS (
+    INSERT INTO sms_outbox.change_log (account, jobs) SELECT account, array_agg(id) FROM resolved GROUP BY account
 )
 SELECT id FROM resolved

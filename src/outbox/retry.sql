@@ -14,8 +14,12 @@ WITH chosen AS MATERIALIZED (
     ORDER BY created_at
     LIMIT $6
     FOR NO KEY UPDATE SKIP LOCKED
+), queued AS (
+    UPDATE sms_outbox.jobs AS job
+    SET status = 'queued', attempt = 0, due_at = now(), first_due_at = NULL, finished_at = NULL, ambiguous_since = NULL
+    WHERE job.id = ANY (ARRAY(SELECT id FROM chosen))
+    RETURNING job.id, job.account
+), told AS (
+    INSERT INTO sms_outbox.change_log (account, jobs) SELECT account, array_agg(id) FROM queued GROUP BY account
 )
-UPDATE sms_outbox.jobs AS job
-SET status = 'queued', attempt = 0, due_at = now(), first_due_at = NULL, finished_at = NULL, ambiguous_since = NULL
-WHERE job.id = ANY (ARRAY(SELECT id FROM chosen))
-RETURNING job.id
+SELECT id FROM queued

@@ -12,7 +12,7 @@ WITH durable AS MATERIALIZED (
       AND (job.status = 'uncertain' OR (job.status = 'sent' AND job.order_id IS NULL))
       AND NOT EXISTS (SELECT FROM sms_outbox.jobs AS other WHERE other.order_id IS NOT NULL AND other.order_id = $3)
       AND NOT EXISTS (SELECT FROM sms_outbox.attempt_log AS log WHERE log.order_id IS NOT NULL AND log.order_id = $3)
-    RETURNING job.id, job.token, job.attempt
+    RETURNING job.id, job.account, job.token, job.attempt
 ), logged AS (
     INSERT INTO sms_outbox.attempt_log (
         job_id, token, observer, attempt, counted, worker, started_at, progress, evidence, order_id)
@@ -22,5 +22,7 @@ WITH durable AS MATERIALIZED (
     UPDATE sms_outbox.reconciliation_tasks AS task
     SET outcome = 'found', next_at = NULL, scans = scans + 1, candidates = $5, note = $4
     FROM found WHERE task.job_id = found.id
+), told AS (
+    INSERT INTO sms_outbox.change_log (account, jobs) SELECT account, array_agg(id) FROM found GROUP BY account
 )
 SELECT id FROM found

@@ -8,8 +8,12 @@ WITH stale AS MATERIALIZED (
     ORDER BY ambiguous_since
     LIMIT $2
     FOR NO KEY UPDATE SKIP LOCKED
+), ended AS (
+    UPDATE sms_outbox.jobs AS job
+    SET status = 'uncertain', held = NULL
+    WHERE job.id = ANY (ARRAY(SELECT id FROM stale))
+    RETURNING job.id, job.account
+), told AS (
+    INSERT INTO sms_outbox.change_log (account, jobs) SELECT account, array_agg(id) FROM ended GROUP BY account
 )
-UPDATE sms_outbox.jobs AS job
-SET status = 'uncertain', held = NULL
-WHERE job.id = ANY (ARRAY(SELECT id FROM stale))
-RETURNING job.id
+SELECT id FROM ended

@@ -9,9 +9,13 @@ WITH waiting AS MATERIALIZED (
         SELECT id FROM sms_outbox.jobs WHERE status = 'queued' AND held IS NOT NULL AND due_at <= $1
     ) AS piece
     LIMIT $2
+), ended AS (
+    UPDATE sms_outbox.jobs AS job
+    SET status = 'uncertain', held = NULL, ambiguous_since = coalesce(job.ambiguous_since, job.due_at),
+        error_class = 'unknown', error_code = NULL, error_message = 'It may have been sent after the backup was made.'
+    WHERE job.id = ANY (ARRAY(SELECT id FROM waiting)) AND job.status = 'queued'
+    RETURNING job.id, job.account
+), told AS (
+    INSERT INTO sms_outbox.change_log (account, jobs) SELECT account, array_agg(id) FROM ended GROUP BY account
 )
-UPDATE sms_outbox.jobs AS job
-SET status = 'uncertain', held = NULL, ambiguous_since = coalesce(job.ambiguous_since, job.due_at),
-    error_class = 'unknown', error_code = NULL, error_message = 'It may have been sent after the backup was made.'
-WHERE job.id = ANY (ARRAY(SELECT id FROM waiting)) AND job.status = 'queued'
-RETURNING job.id
+SELECT id FROM ended

@@ -63,7 +63,7 @@ async fn every_index_of_jobs_names_the_statements_that_it_serves() {
     .fetch_all(database.pool())
     .await
     .expect("the catalogue");
-    assert_eq!(comments.len(), 10, "{comments:?}");
+    assert_eq!(comments.len(), 11, "{comments:?}");
     for (index, comment) in comments {
         let comment = comment.unwrap_or_else(|| panic!("{index} has no comment"));
         let named: Vec<&str> = comment
@@ -71,7 +71,10 @@ async fn every_index_of_jobs_names_the_statements_that_it_serves() {
             .map(|word| word.trim_end_matches('.'))
             .filter(|word| word.ends_with(".sql"))
             .collect();
-        assert!(!named.is_empty(), "{index}: {comment}");
+        assert!(
+            !named.is_empty() || comment.contains("The view "),
+            "{index}: {comment}"
+        );
         for name in named {
             let file = Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("src/outbox")

@@ -228,6 +228,13 @@ const PRODUCER: &[Right] = &[
             "finished_at",
         ],
     ),
+    // What became of it on the phone.
+    table("deliveries", &["SELECT"]),
+    table("messages", &["SELECT"]),
+    table("batches", &["SELECT"]),
+    table("change_log", &["SELECT"]),
+    function("changes"),
+    function("recipients"),
     function("uuid_v7"),
     function("normalize_number"),
     function("enqueue_bulk"),
@@ -314,6 +321,9 @@ const WORKER: &[Right] = &[
         "reconciliation_tasks",
         &["SELECT", "INSERT", "UPDATE", "DELETE"],
     ),
+    table("deliveries", &["SELECT", "INSERT", "UPDATE"]),
+    table("change_log", &["SELECT", "INSERT"]),
+    table("delivery_inbox", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     // By the rules of the table.
     function("keeps_the_rules"),
     function("may_write_status"),
@@ -340,7 +350,15 @@ const SUPPORT: &[Right] = &[
     table("pauses", &["SELECT"]),
     table("refused_jobs", &["SELECT"]),
     table("reconciliation_tasks", &["SELECT"]),
+    table("deliveries", &["SELECT"]),
+    table("messages", &["SELECT"]),
+    table("batches", &["SELECT"]),
+    table("change_log", &["SELECT"]),
+    table("delivery_inbox", &["SELECT"]),
     table("database_identity", &["SELECT"]),
+    function("changes"),
+    function("recipients"),
+    function("number_delivery"),
     function("normalize_number"),
     function("held_senders"),
     function("queued_accounts"),
@@ -383,6 +401,8 @@ const OPERATOR: &[Right] = &[
     table("attempt_log", &["INSERT", "DELETE"]),
     table("reconciliation_tasks", &["DELETE"]),
     table("refused_jobs", &["DELETE"]),
+    table("deliveries", &["INSERT", "UPDATE", "DELETE"]),
+    table("change_log", &["INSERT", "DELETE"]),
     // By the rules of the table.
     function("keeps_the_rules"),
     function("may_write_status"),
@@ -395,12 +415,18 @@ const OPERATOR_MARKS: &[Right] = &[
     table("jobs", &["DELETE"]),
 ];
 
-/// A receiver finds the job that an event is about.
-const RECEIVER: &[Right] = &[columns(
-    "jobs",
-    "SELECT",
-    &["id", "account", "status", "order_id"],
-)];
+/// A receiver finds the job that an event is about, and reads neither its numbers nor its text: their hash tells whether an event
+/// fits.
+const RECEIVER: &[Right] = &[
+    columns(
+        "jobs",
+        "SELECT",
+        &["id", "account", "status", "order_id", "content_key"],
+    ),
+    table("deliveries", &["SELECT", "INSERT", "UPDATE"]),
+    table("delivery_inbox", &["INSERT"]),
+    table("change_log", &["INSERT"]),
+];
 
 impl Right {
     /// As in `SELECT` of `SELECT (recipients, body)`.
