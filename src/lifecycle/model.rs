@@ -11,8 +11,8 @@
 //!   at every step. Each may freeze at every step too, for as long as it likes: to be frozen is to take no step while time
 //!   passes, so it needs no state of its own. Whoever rescues abandoned claims reads first and writes later, and anything may
 //!   happen in between. Any answer of the database may be lost after it did what it was asked.
-//! - **The provider** may accept and fall silent, refuse, block, or be unavailable; a request may reach it after its worker
-//!   has given up or died. It refuses what it has accepted lately (451), for longer than we rely on.
+//! - **The provider** may accept and fall silent, refuse, block, throttle, be unavailable for as long as it likes, or hate this one
+//!   message while it accepts others; a request may reach it after its worker has given up or died. It refuses what it has accepted lately (451), for longer than we rely on.
 //! - **Reconciliation** finds the order of what is uncertain, at any time or never.
 //! - **People** cancel, retry, and resolve what is uncertain; what they put back by hand may arrive twice, and they know it.
 //!
@@ -33,8 +33,8 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    ErrorClass, Failure, JobState, OrderId, Outcome, PauseScope, Policy, PreSendCheck, Status,
-    Verdict,
+    Blame, ErrorClass, Failure, JobState, OrderId, Outcome, PauseScope, Policy, PreSendCheck,
+    Status, Verdict,
 };
 use crate::backoff::Backoff;
 
@@ -68,6 +68,15 @@ const POLICY: Policy = Policy {
     retry_for: ticks(1_000),
 };
 
+/// What is known of a message that is hated.
+const HATED: Blame = Blame {
+    in_a_row: 1,
+    earlier: 2,
+    accepted_meanwhile: true,
+    accepted_lately: true,
+    probe_answered: true,
+};
+
 /// What must hold, whatever happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Invariant {
@@ -87,6 +96,8 @@ enum Invariant {
     BothKept,
     /// No attempt beyond those that are allowed, and `uncertain` only after an indeterminate request.
     RowsMakeSense,
+    /// What is no fault of the message (429, an account that is blocked) spends no attempt and ends nothing, however often it comes.
+    OutageCostsNothing,
     /// Once faults end, everything open comes to an end.
     WayOn,
 }
@@ -122,6 +133,12 @@ enum Wrong {
     SecondReplacesFirst,
     /// Expiry does not look at `ambiguous_since`.
     ExpiryForgetsRequests,
+    /// Who was throttled was refused.
+    ThrottledIsRefused,
+    /// Who was throttled has spent an attempt.
+    ThrottledIsSpent,
+    /// A message that is hated is failed, whatever an earlier request of it may have done.
+    HatredForgetsRequests,
     /// None; but a worker may freeze for ever between the gate and its first byte.
     FrozenBehindTheGate,
 }
@@ -408,6 +425,8 @@ enum Reply {
     DuplicateSilently,
     Refused,
     Blocked,
+    /// Blocked for the third time, while other messages of the account are taken: something hates this one.
+    Hated,
     Throttled,
     /// 503: not taken, though nobody promises that.
     OutOfOrder,
@@ -452,16 +471,35 @@ impl World {
     }
 
     /// What a worker makes of an answer, or of none.
-    fn decide(&self, claim: &Claim, overdue: bool, verdict: Verdict, order: Option<u8>) -> Worker {
+    fn decide(
+        &self,
+        claim: &Claim,
+        overdue: bool,
+        verdict: Verdict,
+        blame: Option<Blame>,
+        order: Option<u8>,
+    ) -> Worker {
         let left = !matches!(verdict, Verdict::NotSent(_));
         let verdict = match verdict {
             Verdict::Indeterminate(_) if self.is(Wrong::BlindResend) => Verdict::NotSent(failure()),
             Verdict::Indeterminate(_) if self.is(Wrong::IndeterminateIsFailure) => {
                 Verdict::Refused(failure())
             }
+            Verdict::Throttled { .. } if self.is(Wrong::ThrottledIsRefused) => {
+                Verdict::Refused(failure())
+            }
+            Verdict::Throttled { .. } if self.is(Wrong::ThrottledIsSpent) => {
+                Verdict::Indeterminate(failure())
+            }
             other => other,
         };
-        let job_state = self.job_state(claim, overdue);
+        let mut job_state = JobState {
+            blame,
+            ..self.job_state(claim, overdue)
+        };
+        if blame.is_some() && self.is(Wrong::HatredForgetsRequests) {
+            job_state.indeterminate_age = None;
+        }
         let (outcome, _) = self.policy.decide(&job_state, verdict);
         Worker::Done {
             current: claim.current,
@@ -602,6 +640,7 @@ impl World {
         let mut replies = vec![
             Reply::Lost,
             Reply::Blocked,
+            Reply::Hated,
             Reply::Throttled,
             Reply::OutOfOrder,
         ];
@@ -644,7 +683,7 @@ impl World {
             Reply::Taken => Verdict::Accepted(OrderId::parse("1")),
             Reply::Duplicate => Verdict::Duplicate,
             Reply::Refused => Verdict::Refused(failure()),
-            Reply::Blocked => Verdict::Blocked {
+            Reply::Blocked | Reply::Hated => Verdict::Blocked {
                 scope: PauseScope::Account,
                 failure: failure(),
             },
@@ -662,7 +701,28 @@ impl World {
         };
         if let Some((place, claim, _)) = waiting {
             let order = order.filter(|_| reply == Reply::Taken);
-            state.workers[place] = self.decide(&claim, state.overdue, verdict, order);
+            let blame = (reply == Reply::Hated).then_some(HATED);
+            let decided = self.decide(&claim, state.overdue, verdict, blame, order);
+            let is_free = matches!(
+                decided,
+                Worker::Done {
+                    effect: Effect::Release { .. } | Effect::Expired,
+                    ..
+                }
+            );
+            // Nothing arrived that could have been refused; and what it may have been before is not forgotten.
+            let is_too_late = claim.indeterminate.is_some()
+                && matches!(
+                    decided,
+                    Worker::Done {
+                        effect: Effect::Uncertain { .. },
+                        ..
+                    }
+                );
+            if matches!(reply, Reply::Blocked | Reply::Throttled) && !is_free && !is_too_late {
+                broken = Some(Invariant::OutageCostsNothing);
+            }
+            state.workers[place] = decided;
         }
         (state, broken)
     }
@@ -716,7 +776,7 @@ impl World {
             }
             Worker::Checked(claim, _) => {
                 let not_sent =
-                    self.decide(&claim, state.overdue, Verdict::NotSent(failure()), None);
+                    self.decide(&claim, state.overdue, Verdict::NotSent(failure()), None, None);
                 step("surely not sent", state.with(place, not_sent), None);
                 // The provider's client asks once more about the time (`Order::not_after`).
                 if !state.overdue {
@@ -733,7 +793,7 @@ impl World {
                 }
                 // Timed out, or the connection broke.
                 let silence = Verdict::Indeterminate(failure());
-                let done = self.decide(&claim, state.overdue, silence, None);
+                let done = self.decide(&claim, state.overdue, silence, None, None);
                 step("no answer", state.with(place, done).orphaned(worker), None);
             }
             Worker::Done { current, effect } => {
@@ -1009,7 +1069,7 @@ impl World {
                 }
                 Worker::Checked(claim, _) if state.overdue => {
                     let not_sent =
-                        self.decide(&claim, state.overdue, Verdict::NotSent(failure()), None);
+                        self.decide(&claim, state.overdue, Verdict::NotSent(failure()), None, None);
                     return Some(state.with(place, not_sent));
                 }
                 Worker::Checked(claim, _) => return Some(self.start(state, place, claim).0),
@@ -1023,7 +1083,7 @@ impl World {
                 }
                 Worker::Waiting(claim, _, true) => {
                     let silence = Verdict::Indeterminate(failure());
-                    let done = self.decide(&claim, state.overdue, silence, None);
+                    let done = self.decide(&claim, state.overdue, silence, None, None);
                     return Some(state.with(place, done));
                 }
                 Worker::Done { current, effect } => {
@@ -1271,6 +1331,17 @@ fn an_expiry_that_forgets_indeterminate_requests_is_caught() {
 }
 
 /// The known gap: between the last check and the first byte nothing can be checked.
+#[test]
+fn an_outage_that_costs_a_job_something_is_caught() {
+    breaks(Wrong::ThrottledIsRefused, Invariant::OutageCostsNothing);
+    breaks(Wrong::ThrottledIsSpent, Invariant::OutageCostsNothing);
+}
+
+#[test]
+fn a_message_that_is_hated_and_may_have_been_taken_is_not_called_failed() {
+    breaks(Wrong::HatredForgetsRequests, Invariant::NotCalledUnsent);
+}
+
 #[test]
 fn a_worker_frozen_behind_the_gate_for_longer_than_the_guard_could_send_twice() {
     breaks(Wrong::FrozenBehindTheGate, Invariant::AcceptedOnce);

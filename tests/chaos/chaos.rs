@@ -75,6 +75,8 @@ const PROVIDER_FAULTS: [&str; 15] = [
 
 /// An outage, behind the shut port.
 pub const UNAVAILABLE: &str = "http:503?action=any";
+/// A storm.
+const THROTTLED: &str = "http:429/1";
 
 /// What was done, and what came of it.
 pub struct Outcome {
@@ -422,14 +424,13 @@ impl Run {
                 ("provider away", true)
             }
             Event::Outage(shut, unavailable) => {
-                let begins = self.outage.is_none();
+                let begins = self.begin_outage(UNAVAILABLE, *shut + *unavailable).await;
                 if begins {
-                    self.outage = Some((now(), Instant::now() + *shut + *unavailable));
-                    self.sandbox.set_faults(&[UNAVAILABLE], false).await;
                     self.sandbox.away(*shut).await;
                 }
                 ("outage of the provider", begins)
             }
+            Event::Storm(length) => ("storm of 429", self.begin_outage(THROTTLED, *length).await),
             // Its end would take this failure away with it.
             Event::AccountFailure(_) if self.outage.is_some() => ("failure of the account", false),
             Event::AccountFailure(fault) => {
@@ -439,6 +440,16 @@ impl Run {
         };
         *self.injected.entry(name).or_default() += usize::from(done);
         done
+    }
+
+    /// For so long every request meets this and nothing else. `false`: there is an outage already.
+    async fn begin_outage(&mut self, fault: &str, length: Duration) -> bool {
+        let begins = self.outage.is_none();
+        if begins {
+            self.outage = Some((now(), Instant::now() + length));
+            self.sandbox.set_faults(&[fault], false).await;
+        }
+        begins
     }
 
     /// Ends an outage whose time is over.

@@ -106,6 +106,8 @@ pub enum Event {
     ProviderAway(Duration),
     /// The provider is unavailable: its port is shut for the first time, and everything is answered with 503 for the second.
     Outage(Duration, Duration),
+    /// The provider takes nothing for so long, and says that it is too much (429).
+    Storm(Duration),
     /// The next requests meet failure of the account: it pauses, and is probed.
     AccountFailure(&'static str),
 }
@@ -191,6 +193,11 @@ impl Plan {
             Box::new(|dice| {
                 Event::Outage(dice.between_ms(1_000, 3_000), dice.between_ms(3_000, 5_000))
             }),
+        );
+        add(
+            "storm",
+            size.crashes.div_ceil(5).max(1),
+            Box::new(|dice| Event::Storm(dice.between_ms(2_000, 4_000))),
         );
         add(
             "account",
