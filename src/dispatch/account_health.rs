@@ -215,7 +215,8 @@ impl Dispatch {
             }
         };
         if account.concurrency.failed(permit, lost) && !account.health.is_outage() {
-            self.begin_outage(account, failure).await;
+            // Boxed, and so is the end below: what a call to the database needs would make the future of every job larger.
+            Box::pin(self.begin_outage(account, failure)).await;
         }
     }
 
@@ -223,7 +224,7 @@ impl Dispatch {
     async fn is_healthy(&self, account: &AccountState) {
         account.health.seen().healthy = Some(Instant::now());
         if account.health.is_outage() {
-            self.end_outage(account, true).await;
+            Box::pin(self.end_outage(account, true)).await;
         }
     }
 

@@ -132,8 +132,7 @@ impl Concurrency {
             state: Mutex::new(state),
             changed: Notify::new(),
             requests: Arc::new(Semaphore::new(permits)),
-            // And one for a bulk order.
-            fresh: Arc::new(Semaphore::new(permits + 1)),
+            fresh: Arc::new(Semaphore::new(permits)),
             permits,
         })
     }
@@ -202,7 +201,7 @@ impl Concurrency {
             fresh.forget();
             state.lost += 1;
         }
-        state.in_vain >= OUT_OF_ORDER.min(self.permits + 1)
+        state.in_vain >= OUT_OF_ORDER.min(self.permits)
     }
 
     /// An outage is over, perhaps because it only seemed to be one: lost answers keep no permits any more, and one message shows
@@ -229,7 +228,7 @@ impl Concurrency {
         let stays_full = is_full && std::mem::replace(&mut state.was_full, is_full);
         state.was_full = is_full;
         if stays_full {
-            let wider = if state.in_vain < OUT_OF_ORDER.min(self.permits + 1) {
+            let wider = if state.in_vain < OUT_OF_ORDER.min(self.permits) {
                 state.window * 2
             } else {
                 state.window + 1
@@ -352,13 +351,13 @@ mod tests {
     async fn a_silent_provider_is_sent_no_more_than_there_are_permits() {
         let concurrency = Concurrency::new(8);
         let mut unavailable = Vec::new();
-        for _ in 0..9 {
+        for _ in 0..8 {
             let permit = permit(&concurrency, true).await.expect("a permit");
             unavailable.push(concurrency.failed(permit, true));
         }
         assert_eq!(
             unavailable,
-            [false, false, false, false, true, true, true, true, true]
+            [false, false, false, false, true, true, true, true]
         );
         assert!(permit(&concurrency, true).await.is_none(), "nothing new");
         // What is indeterminate already can be repeated, and adds nothing.

@@ -775,8 +775,13 @@ impl World {
                 step("asked at the gate", after, None);
             }
             Worker::Checked(claim, _) => {
-                let not_sent =
-                    self.decide(&claim, state.overdue, Verdict::NotSent(failure()), None, None);
+                let not_sent = self.decide(
+                    &claim,
+                    state.overdue,
+                    Verdict::NotSent(failure()),
+                    None,
+                    None,
+                );
                 step("surely not sent", state.with(place, not_sent), None);
                 // The provider's client asks once more about the time (`Order::not_after`).
                 if !state.overdue {
@@ -1068,8 +1073,13 @@ impl World {
                     return Some(state.with(place, self.gate(claim, state.overdue)));
                 }
                 Worker::Checked(claim, _) if state.overdue => {
-                    let not_sent =
-                        self.decide(&claim, state.overdue, Verdict::NotSent(failure()), None, None);
+                    let not_sent = self.decide(
+                        &claim,
+                        state.overdue,
+                        Verdict::NotSent(failure()),
+                        None,
+                        None,
+                    );
                     return Some(state.with(place, not_sent));
                 }
                 Worker::Checked(claim, _) => return Some(self.start(state, place, claim).0),
