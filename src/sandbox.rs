@@ -11,6 +11,7 @@
 //! | `wire` | the JSON: what is found where, how replies are dressed |
 //! | `rules`, `numbers`, `parts`, `schedule` | what is said to an order on its own (pure) |
 //! | `state`, `guard`, `rate` | what depends on earlier orders: 451, 402, the rate; time is an argument (pure) |
+//! | `order`, `delivery`, `dice` | what becomes of an accepted order: drawn, and said (pure) |
 //! | `reports` | what is told about earlier orders (pure) |
 //! | `faults` | faults on demand |
 //! | `ledger` | what is written down |
@@ -32,11 +33,14 @@
 
 mod admin;
 mod api;
+mod delivery;
+mod dice;
 mod faults;
 mod guard;
 mod ledger;
 mod link;
 mod numbers;
+mod order;
 mod parts;
 mod rate;
 mod reports;
@@ -60,23 +64,30 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+pub use delivery::{DeliveryError, DeliveryShares, Fate};
 pub use faults::{ActionMatch, Fault, FaultError, FaultKind, FaultMatch, FaultStatus, Times};
 pub use guard::Overlap;
 pub use ledger::{LedgerEntry, LedgerFilter, RequestRecord, fingerprint};
 pub use numbers::NumberSet;
-pub use rules::{APITEST, APITEST_TEXT, IysList, OverRate, Rules, Unsendable};
+pub use rules::{
+    APITEST, APITEST_TEXT, CancelledShows, IysList, NobodyLeft, OverRate, ReportsOrder, Rules,
+    Unsendable,
+};
 pub use span::{Span, SpanError, parse_duration, show_duration};
 pub use state::{Keep, Stats};
 pub use wire::{Action, HttpStatus, OrderIdShape, ReplyStyle, Shape};
 
 use api::{Account, Clock, Shared};
 use faults::FaultPlan;
-use ledger::LedgerFile;
+use ledger::{LedgerFile, UsedIds};
 use link::{Door, Links};
-use state::ProviderState;
+use state::{Beginning, ProviderState};
 
 /// The first order gets this id, about where the provider's ids stand today.
 const FIRST_ORDER_ID: u64 = 312_891_245;
+
+/// The first message gets this id: that of the documentation's sample, not far below what 32 bits hold with a sign.
+const FIRST_MESSAGE_ID: i64 = 1_599_558_518;
 
 /// What a sandbox starts with. The parts that may change while it runs are in [`SandboxConfig::rules`] and
 /// [`SandboxConfig::faults`].
@@ -167,8 +178,8 @@ impl Sandbox {
     /// Opens the ledger, listens and begins to answer, within the current tokio runtime.
     pub async fn start(config: SandboxConfig) -> Result<Sandbox, SandboxError> {
         let accounts = accounts(&config)?;
-        let (file, highest) = match &config.ledger_file {
-            None => (None, None),
+        let (file, used) = match &config.ledger_file {
+            None => (None, UsedIds::default()),
             Some(path) => {
                 let opened = LedgerFile::open(path).map_err(|source| SandboxError::LedgerFile {
                     path: path.clone(),
@@ -183,18 +194,19 @@ impl Sandbox {
             .iter()
             .map(|account| account.fingerprint.clone())
             .collect();
-        let first_id = highest.map_or(FIRST_ORDER_ID, |id| id + 1);
         let links = Arc::new(Links::default());
         let shared = Arc::new(Shared {
             clock: Clock::start(),
             accounts,
-            state: Mutex::new(ProviderState::new(
+            state: Mutex::new(ProviderState::new(Beginning {
                 fingerprints,
-                config.balance_sms,
-                config.keep,
-                file.is_some(),
-                first_id,
-            )),
+                balance_sms: config.balance_sms,
+                keep: config.keep,
+                to_file: file.is_some(),
+                seed: config.seed,
+                first_order_id: used.order.map_or(FIRST_ORDER_ID, |id| id + 1),
+                first_message_id: used.next_message.unwrap_or(FIRST_MESSAGE_ID),
+            })),
             faults,
             file,
             links: Arc::clone(&links),
@@ -202,7 +214,6 @@ impl Sandbox {
             held: AtomicU64::new(0),
             progress: Notify::new(),
             first_rules: config.rules.clone(),
-            first_balance_sms: config.balance_sms,
             rules: RwLock::new(Arc::new(config.rules)),
         });
 
@@ -381,9 +392,10 @@ impl SandboxHandle {
     /// The accepted orders that a filter wants, oldest first.
     pub fn ledger_where(&self, filter: &LedgerFilter) -> Vec<LedgerEntry> {
         // Copying pointers is quick; reading the entries need not keep the state from others.
-        let entries = self.0.state().entries().to_vec();
-        let wanted: Vec<LedgerEntry> = entries
+        let orders = self.0.state().orders().to_vec();
+        let wanted: Vec<LedgerEntry> = orders
             .iter()
+            .flat_map(|order| &order.texts)
             .filter(|entry| filter.fits(entry))
             .map(|e| LedgerEntry::clone(e))
             .collect();
@@ -391,6 +403,22 @@ impl SandboxHandle {
             .limit
             .map_or(0, |limit| wanted.len().saturating_sub(limit));
         wanted.into_iter().skip(surplus).collect()
+    }
+
+    /// Says how an order's messages to a number end (to every number, without one), from now on and whatever was drawn for them.
+    /// Later words count more than earlier ones: a message that was undelivered can still be delivered. Returns how many messages
+    /// that concerned; none if there is no such order, or no such number in it.
+    pub fn deliver(&self, order_id: &str, number: Option<&str>, fate: Fate) -> usize {
+        let now = self.0.clock.now();
+        let order_id = order_id.parse().ok();
+        let ruled = order_id.and_then(|id| self.0.state().rule(id, number, fate, now));
+        ruled.map_or(0, |(_, positions)| positions.len())
+    }
+
+    /// Lets an accepted order turn out not to be dispatched: 115. Says whether there is such an order.
+    pub fn refuse_order(&self, order_id: &str) -> bool {
+        let order_id = order_id.parse().ok();
+        order_id.is_some_and(|id| self.0.state().refuse(id))
     }
 
     /// All requests that arrived, in the order in which they were decided.
@@ -464,6 +492,6 @@ impl SandboxHandle {
         self.clear_faults();
         self.release();
         self.change_rules(|rules| *rules = self.0.first_rules.clone());
-        self.0.state().reset(self.0.first_balance_sms);
+        self.0.state().reset();
     }
 }

@@ -8,8 +8,9 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::sandbox::{
-    Fault, HttpStatus, Keep, NumberSet, OrderIdShape, OverRate, ReplyStyle, Rules, Sandbox,
-    SandboxConfig, Shape, Span, Unsendable, parse_duration, show_duration,
+    CancelledShows, DeliveryShares, Fault, HttpStatus, Keep, NobodyLeft, NumberSet, OrderIdShape,
+    OverRate, ReplyStyle, ReportsOrder, Rules, Sandbox, SandboxConfig, Shape, Span, Unsendable,
+    parse_duration, show_duration,
 };
 
 const FAULTS_HELP: &str = "\
@@ -44,6 +45,8 @@ While it runs, over HTTP:
   GET, POST /_sandbox/rules            {\"api_access\": false, \"guard_window\": \"30s\"}
   POST /_sandbox/senders   {\"approve\": [\"MYBRAND\"], \"withdraw\": []}
   POST /_sandbox/topup     {\"sms\": 1000}
+  POST /_sandbox/deliver   {\"order_id\": 312891245, \"number\": \"905321234567\", \"status\": \"delivered\"}
+                           or undelivered, never; without a number refused too: how an order's messages end, from now on
   POST /_sandbox/release   lets go what is held
   POST /_sandbox/away      {\"for\": \"2s\"} shuts the port for so long
   POST /_sandbox/reset     back to the beginning";
@@ -120,9 +123,17 @@ pub struct Args {
     #[arg(long, value_name = "NUMBER")]
     no_consent: Vec<String>,
 
+    /// What becomes of a marketing order when nobody in it has consented: complete and empty (114), not sent (115), or refused (452).
+    #[arg(long, default_value = "114", value_parser = by_name::<NobodyLeft>(&["114", "115", "452"]))]
+    nobody_left: NobodyLeft,
+
     /// A number on the account's block list. May be repeated.
     #[arg(long, value_name = "NUMBER")]
     blocked: Vec<String>,
+
+    /// A number that nothing is ever delivered to (112). May be repeated.
+    #[arg(long, value_name = "NUMBER")]
+    unreachable: Vec<String>,
 
     /// A blocked number refuses its whole order (452), or is only left undelivered.
     #[arg(long, default_value = "reject", value_parser = by_name::<Unsendable>(&["reject", "skip"]))]
@@ -160,9 +171,26 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
     visible_after: Duration,
 
-    /// How long after sending an order is delivered.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
-    delivered_after: Duration,
+    /// How much later than to get-report an order becomes known to get-reports.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
+    listed_after: Duration,
+
+    /// In which order get-reports lists.
+    #[arg(long, default_value = "newest", value_parser = by_name::<ReportsOrder>(&["newest", "oldest"]))]
+    reports_order: ReportsOrder,
+
+    /// What get-report says of a cancelled order.
+    #[arg(long, default_value = "115", value_parser = by_name::<CancelledShows>(&["115", "455"]))]
+    cancelled_shows: CancelledShows,
+
+    /// How messages end: which share is undelivered, which is never heard of (the rest is delivered), and which share of the orders
+    /// is refused after it was accepted (115). Such as 'undelivered@0.04,never@0.01,refused@0.001'.
+    #[arg(long, value_name = "SHARES", default_value = "delivered")]
+    delivery: DeliveryShares,
+
+    /// How long after sending a message is final, such as 1s-20s; drawn for each message.
+    #[arg(long, value_name = "TIME[-TIME]", default_value = "1s")]
+    delivery_delay: Span,
 }
 
 /// Runs the sandbox until Ctrl-C or SIGTERM.
@@ -235,14 +263,20 @@ fn config(args: Args) -> SandboxConfig {
             bad_numbers: args.bad_numbers,
             blocked: args.blocked.into_iter().collect::<NumberSet>(),
             blocked_numbers: args.blocked_numbers,
+            unreachable: args.unreachable.into_iter().collect::<NumberSet>(),
             iys_brand: !args.no_iys_brand,
             no_consent: args.no_consent.into_iter().collect::<NumberSet>(),
+            nobody_left: args.nobody_left,
             guard_window: args.guard_window,
             rate_limit: args.rate,
             over_rate: args.over_rate,
             latency: args.latency,
             visible_after: args.visible_after,
-            delivered_after: args.delivered_after,
+            listed_after: args.listed_after,
+            reports_order: args.reports_order,
+            cancelled_shows: args.cancelled_shows,
+            delivery: args.delivery,
+            delivery_delay: args.delivery_delay,
             reply: ReplyStyle {
                 http_status: args.http_status,
                 code: args.code,

@@ -1,5 +1,6 @@
 //! Running the sandbox over HTTP, under `/_sandbox/`: for tests in any language, and for `curl`.
 
+use std::fmt;
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
@@ -13,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::SandboxHandle;
 use super::api::Shared;
+use super::delivery::Fate;
 use super::faults::Fault;
 use super::ledger::LedgerFilter;
 use super::span::parse_duration;
@@ -30,6 +32,7 @@ pub fn routes() -> Router<Arc<Shared>> {
         .route("/_sandbox/rules", get(rules).post(change_rules))
         .route("/_sandbox/senders", post(senders))
         .route("/_sandbox/topup", post(top_up))
+        .route("/_sandbox/deliver", post(deliver))
         .route("/_sandbox/release", post(release))
         .route("/_sandbox/away", post(away))
         .route("/_sandbox/reset", post(reset))
@@ -194,6 +197,71 @@ async fn top_up(
         }
     }
     Ok(Json(json!({"balance_sms": state.stats().balance_sms})))
+}
+
+/// An order's id, as a number or as a string: the provider has both.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OrderId {
+    Number(u64),
+    Text(String),
+}
+
+impl fmt::Display for OrderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OrderId::Number(id) => id.fmt(f),
+            OrderId::Text(id) => f.write_str(id),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Deliver {
+    order_id: OrderId,
+    /// In any spelling; every number of the order if it is missing.
+    number: Option<String>,
+    status: Said,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Said {
+    Delivered,
+    Undelivered,
+    Never,
+    /// The order is not dispatched after all.
+    Refused,
+}
+
+async fn deliver(
+    State(shared): Shares,
+    posted: Posted<Deliver>,
+) -> Result<Json<Value>, Misunderstood> {
+    let Json(Deliver {
+        order_id,
+        number,
+        status,
+    }) = posted?;
+    let order_id = order_id.to_string();
+    let sandbox = SandboxHandle(shared);
+    let messages = |fate| sandbox.deliver(&order_id, number.as_deref(), fate);
+    let concerned = match status {
+        Said::Delivered => messages(Fate::Delivered),
+        Said::Undelivered => messages(Fate::Undelivered),
+        Said::Never => messages(Fate::Never),
+        Said::Refused if number.is_some() => {
+            let whole = "an order is refused as a whole: leave the number out";
+            return Err(Misunderstood(whole.to_owned()));
+        }
+        Said::Refused => usize::from(sandbox.refuse_order(&order_id)),
+    };
+    if concerned == 0 {
+        let nobody = format!("there is no order {order_id}, or no such number in it");
+        return Err(Misunderstood(nobody));
+    }
+    Ok(Json(json!({"concerned": concerned})))
 }
 
 async fn release(State(shared): Shares) -> Json<Value> {

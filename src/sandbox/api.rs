@@ -89,8 +89,6 @@ pub struct Shared {
     pub progress: Notify,
     /// The settings at the start, for a reset.
     pub first_rules: Rules,
-    /// The credits at the start, for a reset.
-    pub first_balance_sms: u64,
 }
 
 /// What the client is told, if it is told anything.
@@ -365,10 +363,10 @@ impl Shared {
         match (outcome, &self.file) {
             (
                 Outcome::Accepted(Accepted {
-                    entry: Some(entry), ..
+                    order: Some(order), ..
                 }),
                 Some(file),
-            ) => file.append(entry),
+            ) => order.texts.iter().try_for_each(|text| file.append(text)),
             _ => Ok(()),
         }
     }

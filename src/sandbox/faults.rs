@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::dice::Dice;
 use super::numbers::one_spelling;
 use super::span::{Span, SpanError, parse_duration, show_duration};
 use super::wire::{Action, Call};
@@ -509,7 +510,7 @@ impl FaultPlan {
         FaultPlan {
             drawn: Mutex::new(Drawn {
                 faults: Vec::new(),
-                dice: Dice(seed),
+                dice: Dice::new(seed),
             }),
             count: AtomicUsize::new(0),
         }
@@ -583,27 +584,6 @@ impl FaultPlan {
     fn lock(&self) -> std::sync::MutexGuard<'_, Drawn> {
         // Nothing panics while it is held, and a half-made change does no harm here.
         self.drawn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// SplitMix64: small, and the same draws for the same seed on every machine.
-#[derive(Debug)]
-struct Dice(u64);
-
-impl Dice {
-    /// A number from 0 up to, but not including, 1.
-    fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^= mixed >> 31;
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "53 bits are exactly what an f64 holds"
-        )]
-        let fraction = (mixed >> 11) as f64 / (1_u64 << 53) as f64;
-        fraction
     }
 }
 

@@ -30,6 +30,9 @@ pub struct LedgerEntry {
     pub sender: String,
     /// Who it goes to, digits with the country code.
     pub numbers: Vec<String>,
+    /// The id of the message to the first of them, as webhooks say it; the others follow one by one.
+    #[serde(default)]
+    pub first_message_id: i64,
     /// Who was silently left out: no consent, or unreadable and skipped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<String>,
@@ -141,31 +144,45 @@ pub fn fingerprint(key: &str) -> String {
         .collect()
 }
 
+/// Which ids a ledger file has given out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UsedIds {
+    /// The highest id of an order.
+    pub order: Option<u64>,
+    /// The first id that no message has.
+    pub next_message: Option<i64>,
+}
+
 /// The ledger on disk: one order per line, as JSON, handed to the operating system before the order is answered. It survives the
 /// end of the process, not a loss of power.
 #[derive(Debug)]
 pub struct LedgerFile(Mutex<File>);
 
 impl LedgerFile {
-    /// Opens a file for appending, and says which order id was the highest in it. A last line that was cut off is skipped.
-    pub fn open(path: &Path) -> io::Result<(Self, Option<u64>)> {
+    /// Opens a file for appending, and says which ids are in it. A last line that was cut off is skipped.
+    pub fn open(path: &Path) -> io::Result<(Self, UsedIds)> {
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
             .create(true)
             .open(path)?;
-        let mut highest = None;
+        let mut used = UsedIds::default();
         let mut complete = true;
         for line in BufReader::new(&file).split(b'\n') {
             let line = line?;
             let entry = serde_json::from_slice::<LedgerEntry>(&line).ok();
             complete = line.is_empty() || entry.is_some();
-            highest = highest.max(entry.and_then(|entry| entry.order_id.parse().ok()));
+            if let Some(entry) = entry {
+                let messages = i64::try_from(entry.numbers.len()).unwrap_or(i64::MAX);
+                let next_message = entry.first_message_id.saturating_add(messages);
+                used.order = used.order.max(entry.order_id.parse().ok());
+                used.next_message = used.next_message.max(Some(next_message));
+            }
         }
         if !complete {
             file.write_all(b"\n")?;
         }
-        Ok((LedgerFile(Mutex::new(file)), highest))
+        Ok((LedgerFile(Mutex::new(file)), used))
     }
 
     /// Appends one order.
@@ -192,6 +209,7 @@ pub(super) mod tests {
             account: fingerprint("k"),
             sender: "SANDBOX".to_owned(),
             numbers: vec!["905321234567".to_owned()],
+            first_message_id: 1_599_558_518,
             dropped: Vec::new(),
             text: "hello".to_owned(),
             sent_text: "hello".to_owned(),
@@ -211,8 +229,8 @@ pub(super) mod tests {
     fn a_ledger_file_goes_on_where_it_ended() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("ledger.jsonl");
-        let (file, highest) = LedgerFile::open(&path).expect("opened");
-        assert_eq!(highest, None);
+        let (file, used) = LedgerFile::open(&path).expect("opened");
+        assert_eq!(used, UsedIds::default());
         file.append(&entry(41)).expect("written");
         file.append(&entry(40)).expect("written");
         drop(file);
@@ -226,8 +244,11 @@ pub(super) mod tests {
         )
         .expect("cut off");
 
-        let (file, highest) = LedgerFile::open(&path).expect("opened again");
-        assert_eq!(highest, Some(41));
+        let (file, used) = LedgerFile::open(&path).expect("opened again");
+        assert_eq!(
+            (used.order, used.next_message),
+            (Some(41), Some(1_599_558_519))
+        );
         file.append(&entry(42)).expect("written");
         let text = std::fs::read_to_string(&path).expect("read");
         assert_eq!(

@@ -1,16 +1,15 @@
 //! Asking about orders: `get-report`, `get-reports` and `cancel-order`; and about whom none may reach: `get-blacklist`.
 //!
-//! What an order has come to follows from the time alone: it goes out at `send_at`, and everything is final `delivered_after` that.
-//! Neither report ever shows the text (provider documentation, get-report and get-reports pages).
-
-use std::sync::Arc;
+//! What an order has come to follows from the time ([`super::order`]). Neither report ever shows the text (provider documentation,
+//! get-report and get-reports pages).
 
 use serde_json::{Map, Value, json};
 
-use super::ledger::LedgerEntry;
-use super::rules::Rules;
-use super::schedule::{local_date, read_date, report_time};
-use super::state::ProviderState;
+use super::order::{MessageState, Order, Totals};
+use super::rules::{CancelledShows, Rules};
+use super::schedule::{read_date, report_time};
+use super::span::micros;
+use super::state::{NotSent, ProviderState};
 use super::wire::{Call, Refusal};
 
 /// Delivered, confirmed.
@@ -42,14 +41,16 @@ pub fn get_report(
     rules: &Rules,
     now: i64,
 ) -> Result<Map<String, Value>, Refusal> {
-    let (order_id, entry) = find(state, account, call)?;
+    let order = find(state, account, call)?;
     let page = page_of(call.order())?;
-    if !is_visible(entry, rules, now) {
+    if now - order.head().accepted_at < micros(rules.visible_after) {
         return Err(Refusal::code(455));
     }
-    let state = OrderState::of(state, order_id, entry, rules, now);
-    if entry.send_at > now && state.status != ORDER_NOT_SENT {
-        return Err(Refusal::code(456));
+    let not_sent = state.not_sent(order, now);
+    match (not_sent, rules.cancelled_shows) {
+        (Some(NotSent::Cancelled), CancelledShows::Unknown) => return Err(Refusal::code(455)),
+        (None, _) if order.head().send_at > now => return Err(Refusal::code(456)),
+        _ => {}
     }
     let rows = call
         .order()
@@ -57,24 +58,33 @@ pub fn get_report(
         .and_then(number_in)
         .and_then(|n| usize::try_from(n).ok());
     let rows = rows.unwrap_or(NUMBERS_PER_PAGE).clamp(1, NUMBERS_PER_PAGE);
-    let message: Vec<Value> = entry
-        .numbers
-        .iter()
+    let rulings = state.rulings(order);
+    let status = |index: usize| match order.course(index, rulings).state(now) {
+        _ if not_sent.is_some() => MESSAGE_FAILED,
+        MessageState::UnderWay => MESSAGE_UNDER_WAY,
+        MessageState::Delivered => MESSAGE_DELIVERED,
+        MessageState::Failed => MESSAGE_FAILED,
+    };
+    let message: Vec<Value> = order
+        .messages()
+        .enumerate()
         .skip((page - 1).saturating_mul(rows))
         .take(rows)
-        .map(|number| json!({"number": format!("+{number}"), "status": rules.reply.figure(state.of_number(rules, number))}))
+        .map(|(index, (_, number))| {
+            json!({"number": format!("+{number}"), "status": rules.reply.figure(status(index))})
+        })
         .collect();
-    let mut order = state.summary(entry, rules);
-    order.insert(
+    let mut told = summary(state, order, rules, now);
+    told.insert(
         "price".to_owned(),
-        rules.reply.money(entry.cost.saturating_mul(1_000), ','),
+        rules.reply.money(order.cost().saturating_mul(1_000), ','),
     );
-    order.insert("message".to_owned(), Value::Array(message));
-    Ok(Map::from_iter([("order".to_owned(), Value::Object(order))]))
+    told.insert("message".to_owned(), Value::Array(message));
+    Ok(Map::from_iter([("order".to_owned(), Value::Object(told))]))
 }
 
-/// `get-reports`: the account's orders of a range of days, newest first (the order is not documented). 458 for a range that is
-/// badly written, backwards or too long; 464 for a bad page.
+/// `get-reports`: the account's orders of a range of days. 458 for a range that is badly written, backwards or too long; 464 for a
+/// bad page. A page stands in `filter`; two official clients send it beside that, where it is not looked for.
 pub fn get_reports(
     state: &ProviderState,
     account: usize,
@@ -93,30 +103,26 @@ pub fn get_reports(
     if !(0..=MAX_DAYS).contains(&(end - start).num_days()) {
         return Err(Refusal::code(458));
     }
-    let page = page_of(filter)?;
-    let fingerprint = state.fingerprint(account);
-    let wanted: Vec<&Arc<LedgerEntry>> = state
-        .entries()
-        .iter()
-        .rev()
-        .filter(|entry| entry.account == fingerprint && is_visible(entry, rules, now))
-        .filter(|entry| (start..=end).contains(&local_date(entry.accepted_at)))
-        .collect();
-    let orders: Vec<Value> = wanted
-        .iter()
-        .skip((page - 1).saturating_mul(ORDERS_PER_PAGE))
-        .take(ORDERS_PER_PAGE)
-        .filter_map(|entry| {
-            let order_id: u64 = entry.order_id.parse().ok()?;
-            let mut order =
-                OrderState::of(state, order_id, entry, rules, now).summary(entry, rules);
+    let from = (page_of(filter)? - 1).saturating_mul(ORDERS_PER_PAGE);
+    let hidden = micros(rules.visible_after).saturating_add(micros(rules.listed_after));
+    let (count, listed) = state.page_of_orders(
+        account,
+        (start, end),
+        now.saturating_sub(hidden),
+        rules.reports_order,
+        from..from.saturating_add(ORDERS_PER_PAGE),
+    );
+    let orders: Vec<Value> = listed
+        .into_iter()
+        .map(|order| {
+            let mut told = summary(state, order, rules, now);
             // A number on this page of the documentation, a string on the other.
-            order.insert("id".to_owned(), rules.reply.figure(order_id));
-            Some(Value::Object(order))
+            told.insert("id".to_owned(), rules.reply.figure(order.id));
+            Value::Object(told)
         })
         .collect();
     Ok(Map::from_iter([
-        ("count".to_owned(), json!(wanted.len())),
+        ("count".to_owned(), json!(count)),
         ("orders".to_owned(), Value::Array(orders)),
     ]))
 }
@@ -148,27 +154,18 @@ pub fn cancel_order(
     call: &Call,
     now: i64,
 ) -> Result<Map<String, Value>, Refusal> {
-    let (order_id, _) = find(state, account, call)?;
+    let order_id = find(state, account, call)?.id;
     state.cancel(account, order_id, now)?;
     Ok(Map::new())
 }
 
-fn find<'a>(
-    state: &'a ProviderState,
-    account: usize,
-    call: &Call,
-) -> Result<(u64, &'a LedgerEntry), Refusal> {
-    let id = call
-        .order()
+fn find<'a>(state: &'a ProviderState, account: usize, call: &Call) -> Result<&'a Order, Refusal> {
+    call.order()
         .and_then(|order| order.get("id"))
         .and_then(number_in)
-        .ok_or_else(|| Refusal::code(455))?;
-    let entry = state.order(account, id).ok_or_else(|| Refusal::code(455))?;
-    Ok((id, entry))
-}
-
-fn is_visible(entry: &LedgerEntry, rules: &Rules, now: i64) -> bool {
-    now - entry.accepted_at >= micros(rules.visible_after)
+        .and_then(|id| state.order(account, id))
+        .map(|order| &**order)
+        .ok_or_else(|| Refusal::code(455))
 }
 
 /// Pages start at 1; a missing page is the first.
@@ -190,96 +187,47 @@ fn number_in(value: &Value) -> Option<u64> {
     }
 }
 
-fn micros(length: std::time::Duration) -> i64 {
-    i64::try_from(length.as_micros()).unwrap_or(i64::MAX)
-}
-
-struct OrderState {
-    status: u64,
-    delivered: u64,
-    undelivered: u64,
-    waiting: u64,
-}
-
-impl OrderState {
-    fn of(
-        state: &ProviderState,
-        order_id: u64,
-        entry: &LedgerEntry,
-        rules: &Rules,
-        now: i64,
-    ) -> Self {
-        let total = count(entry.numbers.len());
-        if state.cancelled_at(order_id).is_some() {
-            return OrderState {
-                status: ORDER_NOT_SENT,
-                delivered: 0,
-                undelivered: total,
-                waiting: 0,
-            };
-        }
-        if now < entry.send_at.saturating_add(micros(rules.delivered_after)) {
-            return OrderState {
-                status: ORDER_UNDER_WAY,
-                delivered: 0,
-                undelivered: 0,
-                waiting: total,
-            };
-        }
-        let undelivered = count(
-            entry
-                .numbers
-                .iter()
-                .filter(|number| is_undeliverable(rules, number))
-                .count(),
-        );
-        OrderState {
-            status: ORDER_COMPLETE,
-            delivered: total - undelivered,
-            undelivered,
-            waiting: 0,
-        }
-    }
-
-    fn of_number(&self, rules: &Rules, number: &str) -> u64 {
-        match self.status {
-            ORDER_UNDER_WAY => MESSAGE_UNDER_WAY,
-            ORDER_COMPLETE if !is_undeliverable(rules, number) => MESSAGE_DELIVERED,
-            _ => MESSAGE_FAILED,
-        }
-    }
-
-    fn summary(&self, entry: &LedgerEntry, rules: &Rules) -> Map<String, Value> {
-        let Value::Object(summary) = json!({
-            "id": entry.order_id,
-            "status": rules.reply.figure(self.status),
-            "total": entry.numbers.len(),
-            "delivered": self.delivered,
-            "undelivered": self.undelivered,
-            "waiting": self.waiting,
-            "submitAt": report_time(entry.accepted_at),
-            "sendAt": report_time(entry.send_at),
-            "sender": entry.sender,
-        }) else {
-            unreachable!("an object was just written")
+/// What both reports say of an order.
+fn summary(state: &ProviderState, order: &Order, rules: &Rules, now: i64) -> Map<String, Value> {
+    let total = order.total();
+    let (status, totals) = if state.not_sent(order, now).is_some() {
+        let totals = Totals {
+            undelivered: u64::try_from(total).unwrap_or(u64::MAX),
+            ..Totals::default()
         };
-        summary
-    }
-}
-
-fn is_undeliverable(rules: &Rules, number: &str) -> bool {
-    rules.unreachable.contains(number) || rules.blocked.contains(number)
-}
-
-fn count(of: usize) -> u64 {
-    u64::try_from(of).unwrap_or(u64::MAX)
+        (ORDER_NOT_SENT, totals)
+    } else {
+        let totals = state.totals(order, now);
+        let status = if totals.waiting > 0 {
+            ORDER_UNDER_WAY
+        } else {
+            ORDER_COMPLETE
+        };
+        (status, totals)
+    };
+    let head = order.head();
+    let Value::Object(summary) = json!({
+        "id": head.order_id,
+        "status": rules.reply.figure(status),
+        "total": total,
+        "delivered": totals.delivered,
+        "undelivered": totals.undelivered,
+        "waiting": totals.waiting,
+        "submitAt": report_time(head.accepted_at),
+        "sendAt": report_time(head.send_at),
+        "sender": head.sender,
+    }) else {
+        unreachable!("an object was just written")
+    };
+    summary
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::super::rules::Submission;
+    use super::super::delivery::Fate;
+    use super::super::rules::{NobodyLeft, ReportsOrder, Submission};
     use super::super::schedule::Schedule;
     use super::super::state::tests::{state, submission, submit};
     use super::super::wire::{Action, ReplyStyle, Shape};
@@ -415,6 +363,14 @@ mod tests {
             report(&state, &rules, json!({"id": "100"}), NOON + SECOND).expect("visible")["status"],
             json!(115)
         );
+        let forgetful = Rules {
+            cancelled_shows: CancelledShows::Unknown,
+            ..rules
+        };
+        assert_eq!(
+            report(&state, &forgetful, json!({"id": "100"}), NOON + SECOND),
+            Err(455)
+        );
     }
 
     #[test]
@@ -441,6 +397,179 @@ mod tests {
             list(&state, &rules, tomorrow, NOON + SECOND).expect("listed")["count"],
             json!(0)
         );
+    }
+
+    #[test]
+    fn pages_run_over_days_and_accounts_in_either_order() {
+        const DAY: i64 = 86_400 * SECOND;
+        let mut state = state(1_000_000);
+        let mut rules = Rules::default();
+        let mut own = Vec::new();
+        for n in 0..200_u64 {
+            // Three days, and every third order is somebody else's.
+            let at = NOON + i64::try_from(n).expect("small") * DAY / 80;
+            let account = usize::from(n % 3 == 0);
+            let id = submit(&mut state, &rules, account, at, submission(&n.to_string()));
+            if account == 0 {
+                own.push(id.expect("accepted"));
+            }
+        }
+        for (order, expected) in [
+            (ReportsOrder::Oldest, own.clone()),
+            (ReportsOrder::Newest, own.iter().rev().copied().collect()),
+        ] {
+            rules.reports_order = order;
+            let mut listed = Vec::new();
+            for page in 1..=6 {
+                let filter = json!({"start": "2026-05-01", "end": "2026-05-04", "page": page});
+                let told = list(&state, &rules, filter, NOON + 4 * DAY).expect("listed");
+                assert_eq!(told["count"], json!(own.len()));
+                let ids = told["orders"].as_array().expect("a list").iter();
+                listed.extend(ids.map(|order| order["id"].as_u64().expect("an id")));
+            }
+            assert_eq!(listed, expected, "{order:?}");
+        }
+        let first_day = json!({"start": "2026-05-01", "end": "2026-05-01"});
+        let told = list(&state, &rules, first_day, NOON + 4 * DAY).expect("listed");
+        assert_eq!(told["count"], json!(26), "until midnight in Turkey");
+    }
+
+    #[test]
+    fn a_list_learns_of_an_order_later_than_its_report() {
+        let mut state = state(100);
+        let rules = Rules {
+            visible_after: Duration::from_secs(2),
+            listed_after: Duration::from_secs(3),
+            ..Rules::default()
+        };
+        submit(&mut state, &rules, 0, NOON, submission("a")).expect("accepted");
+        let today = json!({"start": "2026-05-01", "end": "2026-05-01"});
+        for (seconds, told, listed) in [(1, false, 0), (2, true, 0), (4, true, 0), (5, true, 1)] {
+            let now = NOON + seconds * SECOND;
+            let report = report(&state, &rules, json!({"id": "100"}), now);
+            let list = list(&state, &rules, today.clone(), now).expect("listed");
+            assert_eq!(
+                (report.is_ok(), &list["count"]),
+                (told, &json!(listed)),
+                "after {seconds} s"
+            );
+        }
+    }
+
+    fn to(numbers: usize) -> Submission {
+        Submission {
+            numbers: (0..numbers).map(|n| format!("90532{n:07}")).collect(),
+            ..submission("hello")
+        }
+    }
+
+    #[test]
+    fn messages_end_one_by_one_and_the_order_is_complete_with_the_last() {
+        let mut state = state(100_000);
+        let rules = Rules {
+            delivery: "undelivered@0.1".parse().expect("shares"),
+            delivery_delay: "1s-20s".parse().expect("a span"),
+            ..Rules::default()
+        };
+        submit(&mut state, &rules, 0, NOON, to(1_000)).expect("accepted");
+        let mut before = 1_001;
+        for (second, complete) in [(0, false), (5, false), (15, false), (20, true)] {
+            let now = NOON + second * SECOND;
+            let told = report(&state, &rules, json!({"id": "100"}), now).expect("visible");
+            let waiting = told["waiting"].as_u64().expect("a count");
+            let messages = told["message"].as_array().expect("a list");
+            let under_way = messages.iter().filter(|m| m["status"] == json!(110));
+            assert_eq!(under_way.count() as u64, waiting, "after {second} s");
+            assert!(waiting < before, "after {second} s");
+            assert_eq!(told["status"], json!(if complete { 114 } else { 113 }));
+            assert_eq!(waiting == 0, complete);
+            before = waiting;
+        }
+        let told = report(&state, &rules, json!({"id": "100"}), NOON + 60 * SECOND);
+        let undelivered = told.expect("visible")["undelivered"].as_u64();
+        assert!((60..140).contains(&undelivered.expect("a count")));
+    }
+
+    #[test]
+    fn what_was_drawn_for_an_order_stays_when_the_settings_change() {
+        let mut state = state(100);
+        let mut rules = Rules::default();
+        submit(&mut state, &rules, 0, NOON, submission("a")).expect("accepted");
+        rules.delivery = "never".parse().expect("shares");
+        rules.blocked.insert("905321234567");
+        let told = report(&state, &rules, json!({"id": "100"}), NOON + SECOND).expect("visible");
+        assert_eq!(told["message"][0]["status"], json!(111));
+    }
+
+    #[test]
+    fn a_message_of_which_nothing_is_heard_keeps_its_order_under_way_until_somebody_speaks() {
+        let mut state = state(100);
+        let rules = Rules {
+            delivery: "never".parse().expect("shares"),
+            ..Rules::default()
+        };
+        submit(&mut state, &rules, 0, NOON, to(2)).expect("accepted");
+        let id = json!({"id": "100"});
+        let later = NOON + 3_600 * SECOND;
+        let told = report(&state, &rules, id.clone(), later).expect("visible");
+        assert_eq!(
+            (&told["status"], &told["waiting"]),
+            (&json!(113), &json!(2))
+        );
+
+        let said = state.rule(100, Some("0532 000 00 01"), Fate::Delivered, later);
+        assert_eq!(said.map(|(_, positions)| positions), Some(vec![1]));
+        let told = report(&state, &rules, id.clone(), later).expect("visible");
+        assert_eq!(
+            (&told["status"], &told["message"][1]["status"]),
+            (&json!(113), &json!(111))
+        );
+        state.rule(100, None, Fate::Undelivered, later);
+        let told = report(&state, &rules, id, later).expect("visible");
+        assert_eq!(
+            (&told["status"], &told["undelivered"]),
+            (&json!(114), &json!(2))
+        );
+        assert!(state.rule(101, None, Fate::Delivered, later).is_none());
+    }
+
+    #[test]
+    fn an_accepted_order_can_turn_out_not_to_be_dispatched() {
+        let mut state = state(100);
+        let rules = Rules {
+            delivery: "refused".parse().expect("shares"),
+            ..Rules::default()
+        };
+        submit(&mut state, &rules, 0, NOON, submission("drawn")).expect("accepted");
+        submit(&mut state, &Rules::default(), 0, NOON, submission("said")).expect("accepted");
+        let status = |state: &ProviderState, id: u64, now: i64| {
+            let told = report(state, &rules, json!({"id": id}), now).expect("visible");
+            let message = &told["message"][0]["status"];
+            (told["status"].clone(), message.clone())
+        };
+        assert_eq!(status(&state, 100, NOON), (json!(113), json!(110)));
+        let later = NOON + SECOND;
+        assert_eq!(status(&state, 100, later), (json!(115), json!(112)));
+        assert!(state.refuse(101));
+        assert_eq!(status(&state, 101, NOON), (json!(115), json!(112)));
+        assert!(!state.refuse(102));
+    }
+
+    #[test]
+    fn an_order_without_anybody_is_complete_or_not_sent() {
+        for (nobody_left, status) in [(NobodyLeft::Complete, 114), (NobodyLeft::NotSent, 115)] {
+            let mut state = state(100);
+            let rules = Rules {
+                nobody_left,
+                ..Rules::default()
+            };
+            submit(&mut state, &rules, 0, NOON, to(0)).expect("accepted");
+            let told = report(&state, &rules, json!({"id": "100"}), NOON).expect("visible");
+            assert_eq!(
+                (&told["status"], &told["total"]),
+                (&json!(status), &json!(0))
+            );
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::delivery::DeliveryShares;
 use super::guard::Overlap;
 use super::numbers::{NumberSet, read_number};
 use super::parts::{Coding, MAX_PARTS, measure};
@@ -49,6 +50,44 @@ pub enum OverRate {
     Answer429,
 }
 
+/// What becomes of a marketing order when none of its recipients has consented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub enum NobodyLeft {
+    /// It is accepted, and complete with nobody in it: 114 and a total of 0.
+    #[default]
+    #[serde(rename = "114")]
+    Complete,
+    /// It is accepted, and then not dispatched: 115 and a total of 0.
+    #[serde(rename = "115")]
+    NotSent,
+    /// It is refused with 452.
+    #[serde(rename = "452")]
+    Refused,
+}
+
+/// In which order `get-reports` lists the orders of its days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReportsOrder {
+    /// The newest first: pages shift while orders come in.
+    #[default]
+    Newest,
+    /// The oldest first: new orders come at the end.
+    Oldest,
+}
+
+/// What `get-report` says of an order that was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub enum CancelledShows {
+    /// An order with the status 115.
+    #[default]
+    #[serde(rename = "115")]
+    NotSent,
+    /// 455, as of an order that never was.
+    #[serde(rename = "455")]
+    Unknown,
+}
+
 /// The account's settings and the sandbox's readings of what the documentation leaves open. All of it may be changed while the
 /// sandbox runs.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -74,9 +113,10 @@ pub struct Rules {
     pub iys_required: bool,
     /// Whether the İYS brand code is set on the account; without it marketing orders answer 470.
     pub iys_brand: bool,
-    /// Recipients without consent: silently dropped from marketing orders, which still answer 200. An order of which nobody
-    /// remains is accepted with nobody in it; what the provider does then is not documented.
+    /// Recipients without consent: silently dropped from marketing orders, which still answer 200.
     pub no_consent: NumberSet,
+    /// What becomes of an order of which nobody remains. Not documented.
+    pub nobody_left: NobodyLeft,
     /// How long the same sender, recipient and text are refused with 451; zero switches the guard off.
     #[serde(with = "spelled")]
     pub guard_window: Duration,
@@ -93,9 +133,18 @@ pub struct Rules {
     /// How long after its acceptance an order stays unknown (455) to the reports.
     #[serde(with = "spelled")]
     pub visible_after: Duration,
-    /// How long after it was sent an order is delivered.
+    /// How much later than to `get-report` an order becomes known to `get-reports`.
     #[serde(with = "spelled")]
-    pub delivered_after: Duration,
+    pub listed_after: Duration,
+    /// In which order `get-reports` lists. Not documented.
+    pub reports_order: ReportsOrder,
+    /// What `get-report` says of a cancelled order. The documentation has both.
+    pub cancelled_shows: CancelledShows,
+    /// Which share of the messages ends how, and which share of the orders is not dispatched after all. It counts for orders that
+    /// are accepted from then on.
+    pub delivery: DeliveryShares,
+    /// How long after it was sent a message is final; drawn for each message if it is a range.
+    pub delivery_delay: Span,
     /// How replies are dressed.
     pub reply: ReplyStyle,
 }
@@ -114,6 +163,7 @@ impl Default for Rules {
             iys_required: true,
             iys_brand: true,
             no_consent: NumberSet::default(),
+            nobody_left: NobodyLeft::default(),
             guard_window: Duration::from_secs(600),
             guard_overlap: Overlap::default(),
             refusals_arm_guard: false,
@@ -121,7 +171,11 @@ impl Default for Rules {
             over_rate: OverRate::default(),
             latency: Span::ZERO,
             visible_after: Duration::ZERO,
-            delivered_after: Duration::from_secs(1),
+            listed_after: Duration::ZERO,
+            reports_order: ReportsOrder::default(),
+            cancelled_shows: CancelledShows::default(),
+            delivery: DeliveryShares::default(),
+            delivery_delay: Span::fixed(Duration::from_secs(1)),
             reply: ReplyStyle::default(),
         }
     }
@@ -197,6 +251,9 @@ pub fn judge(rules: &Rules, call: &Call, now: i64) -> Result<Submission, Refusal
         }
         _ => numbers,
     };
+    if numbers.is_empty() && rules.nobody_left == NobodyLeft::Refused {
+        return Err(Refusal::code(452));
+    }
     Ok(Submission {
         sender: sender.to_owned(),
         text: text.to_owned(),
@@ -573,8 +630,13 @@ mod tests {
         assert_eq!(judged(&rules, order()).expect("taken").numbers.len(), 1);
         let mut marketing = with("/iys", json!("1"));
         marketing["iysList"] = json!("BIREYSEL");
-        let taken = judged(&rules, marketing).expect("taken all the same");
+        let taken = judged(&rules, marketing.clone()).expect("taken all the same");
         assert_eq!((taken.numbers.len(), taken.dropped.len()), (0, 1));
+        let strict = Rules {
+            nobody_left: NobodyLeft::Refused,
+            ..rules
+        };
+        assert_eq!(judged(&strict, marketing), Err(452));
     }
 
     #[test]

@@ -80,6 +80,11 @@ pub fn show_duration(length: Duration) -> String {
     }
 }
 
+/// A length of time as the clocks of the sandbox count it.
+pub(super) fn micros(length: Duration) -> i64 {
+    i64::try_from(length.as_micros()).unwrap_or(i64::MAX)
+}
+
 impl FromStr for Span {
     type Err = SpanError;
 

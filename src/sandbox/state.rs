@@ -6,11 +6,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use chrono::NaiveDate;
+
+use super::delivery::{Fate, Lots};
 use super::guard::{Guard, GuardKey};
 use super::ledger::{LedgerEntry, RequestRecord};
+use super::order::{Course, Order, Rulings, Totals};
 use super::rate::SlidingSecond;
-use super::rules::{OverRate, Rules, Submission};
-use super::schedule::Schedule;
+use super::rules::{NobodyLeft, OverRate, ReportsOrder, Rules, Submission};
+use super::schedule::{Schedule, local_date};
 use super::wire::{Action, Refusal};
 
 /// How much is remembered in memory.
@@ -71,8 +75,36 @@ pub struct Circumstances {
 pub struct Accepted {
     /// Its id.
     pub order_id: u64,
-    /// What the ledger says; `None` if nobody wants to know.
-    pub entry: Option<Arc<LedgerEntry>>,
+    /// What is kept of it; `None` if nobody wants to know.
+    pub order: Option<Arc<Order>>,
+}
+
+/// Why an accepted order is not dispatched: 115.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotSent {
+    /// Its owner cancelled it.
+    Cancelled,
+    /// The provider refused it afterwards.
+    Refused,
+}
+
+/// What the state begins with, also after a reset.
+#[derive(Debug, Clone)]
+pub struct Beginning {
+    /// The accounts, by fingerprint.
+    pub fingerprints: Vec<String>,
+    /// Credits of each.
+    pub balance_sms: u64,
+    /// How much is remembered.
+    pub keep: Keep,
+    /// Whether a ledger file is kept, for which orders are wanted even if they are not remembered.
+    pub to_file: bool,
+    /// The seed of what is drawn for messages.
+    pub seed: u64,
+    /// The id of the first order.
+    pub first_order_id: u64,
+    /// The id of the first message.
+    pub first_message_id: i64,
 }
 
 /// Is an account within its rate?
@@ -91,72 +123,66 @@ struct Account {
     guard: Guard,
     second: SlidingSecond,
     bulk_now: u64,
+    /// Positions of its orders, by the day in Turkey on which they were accepted, oldest first: a page of `get-reports` costs the same
+    /// however many orders there are.
+    days: BTreeMap<NaiveDate, Vec<usize>>,
 }
 
 /// The state of all accounts, and everything that was written down.
 #[derive(Debug)]
 pub struct ProviderState {
+    beginning: Beginning,
     accounts: Vec<Account>,
-    keep: Keep,
-    to_file: bool,
-    first_id: u64,
-    next_id: u64,
-    entries: Vec<Arc<LedgerEntry>>,
+    next_order_id: u64,
+    next_message_id: i64,
+    /// When the latest order was accepted.
+    latest: i64,
+    orders: Vec<Arc<Order>>,
+    rulings: HashMap<u64, Rulings>,
+    not_sent: HashMap<u64, NotSent>,
     requests: Vec<RequestRecord>,
-    cancelled: HashMap<u64, i64>,
     by_action: [u64; Action::ALL.len()],
     stats: Stats,
 }
 
 impl ProviderState {
-    /// Opens the state for accounts with these fingerprints. `to_file`: entries are wanted even if they are not kept.
-    pub fn new(
-        fingerprints: Vec<String>,
-        balance_sms: u64,
-        keep: Keep,
-        to_file: bool,
-        first_id: u64,
-    ) -> Self {
-        let open = |fingerprint| Account {
-            fingerprint,
-            balance_sms,
+    /// Opens the state.
+    pub fn new(beginning: Beginning) -> Self {
+        let open = |fingerprint: &String| Account {
+            fingerprint: fingerprint.clone(),
+            balance_sms: beginning.balance_sms,
             guard: Guard::default(),
             second: SlidingSecond::default(),
             bulk_now: 0,
+            days: BTreeMap::new(),
         };
         ProviderState {
-            accounts: fingerprints.into_iter().map(open).collect(),
-            keep,
-            to_file,
-            first_id,
-            next_id: first_id,
-            entries: Vec::new(),
+            accounts: beginning.fingerprints.iter().map(open).collect(),
+            next_order_id: beginning.first_order_id,
+            next_message_id: beginning.first_message_id,
+            latest: i64::MIN,
+            orders: Vec::new(),
+            rulings: HashMap::new(),
+            not_sent: HashMap::new(),
             requests: Vec::new(),
-            cancelled: HashMap::new(),
             by_action: [0; Action::ALL.len()],
             stats: Stats::default(),
+            beginning,
         }
     }
 
-    /// Forgets everything but the order ids, which go on.
-    pub fn reset(&mut self, balance_sms: u64) {
-        let fingerprints = self
-            .accounts
-            .iter()
-            .map(|account| account.fingerprint.clone())
-            .collect();
+    /// Forgets everything but the ids, which go on.
+    pub fn reset(&mut self) {
         let bulk_now: Vec<u64> = self
             .accounts
             .iter()
             .map(|account| account.bulk_now)
             .collect();
-        *self = ProviderState::new(
-            fingerprints,
-            balance_sms,
-            self.keep,
-            self.to_file,
-            self.next_id,
-        );
+        *self = ProviderState::new(Beginning {
+            first_order_id: self.next_order_id,
+            first_message_id: self.next_message_id,
+            ..self.beginning.clone()
+        });
         for (account, bulk_now) in self.accounts.iter_mut().zip(bulk_now) {
             account.bulk_now = bulk_now;
         }
@@ -198,7 +224,14 @@ impl ProviderState {
         keys: &[GuardKey],
         circumstances: &Circumstances,
     ) -> Result<Accepted, Refusal> {
-        let Circumstances { account, now, .. } = *circumstances;
+        // Whoever comes first into the state need not have read the clock first; in the lists, later orders are the later ones.
+        self.latest = self.latest.max(circumstances.now);
+        let now = self.latest;
+        let circumstances = &Circumstances {
+            now,
+            ..circumstances.clone()
+        };
+        let account = circumstances.account;
         let window = i64::try_from(rules.guard_window.as_micros()).unwrap_or(i64::MAX);
         let account = &mut self.accounts[account];
         if account
@@ -217,26 +250,46 @@ impl ProviderState {
         account.balance_sms = rest;
         account.guard.arm(keys, now, window);
 
-        let order_id = self.next_id;
-        self.next_id += 1;
+        let order_id = self.next_order_id;
+        let message_id = self.next_message_id;
+        let messages = submission.numbers.len();
+        self.next_order_id += 1;
+        self.next_message_id += i64::try_from(messages).unwrap_or(i64::MAX);
         self.stats.accepted_orders += 1;
-        self.stats.accepted_recipients +=
-            u64::try_from(submission.numbers.len()).unwrap_or(u64::MAX);
+        self.stats.accepted_recipients += u64::try_from(messages).unwrap_or(u64::MAX);
         self.stats.accepted_unanswered += u64::from(!circumstances.replied);
-        let wanted = self.keep == Keep::Everything || self.to_file;
-        let entry = wanted.then(|| {
-            Arc::new(write_entry(
+        let keep = self.beginning.keep == Keep::Everything;
+        if !keep && !self.beginning.to_file {
+            return Ok(Accepted {
                 order_id,
-                &account.fingerprint,
-                cost,
-                submission,
-                circumstances,
-            ))
-        });
-        if self.keep == Keep::Everything {
-            self.entries.extend(entry.clone());
+                order: None,
+            });
         }
-        Ok(Accepted { order_id, entry })
+        let lots = Lots {
+            seed: self.beginning.seed,
+            shares: rules.delivery,
+            delay: rules.delivery_delay,
+        };
+        let fingerprint = account.fingerprint.clone();
+        let order = open_order(
+            (order_id, message_id, cost),
+            fingerprint,
+            rules,
+            lots,
+            submission,
+            circumstances,
+        );
+        let order = Arc::new(order);
+        if keep {
+            let day = local_date(now);
+            let positions = account.days.entry(day).or_default();
+            positions.push(self.orders.len());
+            self.orders.push(Arc::clone(&order));
+        }
+        Ok(Accepted {
+            order_id,
+            order: Some(order),
+        })
     }
 
     /// Writes down that a request arrived. `describe` is called only if requests are kept.
@@ -258,7 +311,7 @@ impl ProviderState {
             *self.stats.codes.entry(code).or_default() += 1;
         }
         self.stats.struck += u64::from(struck);
-        if self.keep == Keep::Everything {
+        if self.beginning.keep == Keep::Everything {
             self.requests.push(describe());
         }
     }
@@ -310,8 +363,8 @@ impl ProviderState {
     }
 
     /// The orders, in the order in which they were accepted.
-    pub fn entries(&self) -> &[Arc<LedgerEntry>] {
-        &self.entries
+    pub fn orders(&self) -> &[Arc<Order>] {
+        &self.orders
     }
 
     /// The requests, in the order in which they were decided.
@@ -319,35 +372,107 @@ impl ProviderState {
         &self.requests
     }
 
-    /// One order of one account.
-    pub fn order(&self, account: usize, order_id: u64) -> Option<&Arc<LedgerEntry>> {
-        let position = usize::try_from(order_id.checked_sub(self.first_id)?).ok()?;
-        let fingerprint = &self.accounts[account].fingerprint;
-        self.entries
-            .get(position)
-            .filter(|entry| entry.account == *fingerprint)
+    /// One order, whosever it is.
+    pub fn any_order(&self, order_id: u64) -> Option<&Arc<Order>> {
+        let position = order_id.checked_sub(self.beginning.first_order_id)?;
+        self.orders.get(usize::try_from(position).ok()?)
     }
 
-    /// When an order was cancelled, if it was.
-    pub fn cancelled_at(&self, order_id: u64) -> Option<i64> {
-        self.cancelled.get(&order_id).copied()
+    /// One order of one account.
+    pub fn order(&self, account: usize, order_id: u64) -> Option<&Arc<Order>> {
+        self.any_order(order_id)
+            .filter(|order| order.account == account)
+    }
+
+    /// How many orders an account has from these days that were accepted at or before `until`, and a page of them.
+    pub fn page_of_orders(
+        &self,
+        account: usize,
+        days: (NaiveDate, NaiveDate),
+        until: i64,
+        order: ReportsOrder,
+        page: std::ops::Range<usize>,
+    ) -> (usize, Vec<&Order>) {
+        let accepted_in_time =
+            |position: &usize| self.orders[*position].head().accepted_at <= until;
+        let mut days: Vec<&[usize]> = self.accounts[account]
+            .days
+            .range(days.0..=days.1)
+            .map(|(_, day)| &day[..day.partition_point(accepted_in_time)])
+            .collect();
+        if order == ReportsOrder::Newest {
+            days.reverse();
+        }
+        let mut listed = Vec::new();
+        let mut before = 0;
+        for day in &days {
+            let from = page.start.saturating_sub(before).min(day.len());
+            let to = page.end.saturating_sub(before).min(day.len());
+            let positions = (from..to).map(|n| match order {
+                ReportsOrder::Newest => day[day.len() - 1 - n],
+                ReportsOrder::Oldest => day[n],
+            });
+            listed.extend(positions.map(|position| &*self.orders[position]));
+            before += day.len();
+        }
+        (before, listed)
+    }
+
+    /// What somebody said of the messages of an order.
+    pub fn rulings(&self, order: &Order) -> Option<&Rulings> {
+        self.rulings.get(&order.id)
+    }
+
+    /// What the messages of an order have come to.
+    pub fn totals(&self, order: &Order, now: i64) -> Totals {
+        order.totals(now, self.rulings(order))
+    }
+
+    /// Says how messages end, from now on; returns which ones.
+    pub fn rule(
+        &mut self,
+        order_id: u64,
+        number: Option<&str>,
+        fate: Fate,
+        now: i64,
+    ) -> Option<(Arc<Order>, Vec<usize>)> {
+        let order = Arc::clone(self.any_order(order_id)?);
+        let positions = order.positions(number);
+        let rulings = self.rulings.entry(order_id).or_default();
+        rulings.extend(
+            positions
+                .iter()
+                .map(|index| (*index, Course { fate, at: now })),
+        );
+        Some((order, positions))
+    }
+
+    /// Why an order is not dispatched, if it is not.
+    pub fn not_sent(&self, order: &Order, now: i64) -> Option<NotSent> {
+        let drawn = order.refused_at.is_some_and(|at| at <= now);
+        let said = self.not_sent.get(&order.id).copied();
+        said.or_else(|| drawn.then_some(NotSent::Refused))
+    }
+
+    /// Lets an accepted order turn out not to be dispatched; says whether there is such an order.
+    pub fn refuse(&mut self, order_id: u64) -> bool {
+        let there = self.any_order(order_id).is_some();
+        if there {
+            self.not_sent.insert(order_id, NotSent::Refused);
+        }
+        there
     }
 
     /// Cancels a scheduled order that has not gone out yet; 455 for any other (provider documentation, cancel-order page).
     pub fn cancel(&mut self, account: usize, order_id: u64, now: i64) -> Result<(), Refusal> {
         let pending = self
             .order(account, order_id)
-            .is_some_and(|entry| entry.send_at > now);
-        if !pending || self.cancelled.contains_key(&order_id) {
+            .is_some_and(|order| order.head().send_at > now && self.not_sent(order, now).is_none());
+        if !pending {
             return Err(Refusal::code(455));
         }
-        self.cancelled.insert(order_id, now);
+        self.not_sent.insert(order_id, NotSent::Cancelled);
         Ok(())
-    }
-
-    /// The fingerprint of an account.
-    pub fn fingerprint(&self, account: usize) -> &str {
-        &self.accounts[account].fingerprint
     }
 
     /// How many orders were accepted.
@@ -385,21 +510,38 @@ fn is_bulk(recipients: u64, rules: &Rules) -> bool {
     rules.rate_limit > 0 && recipients > u64::from(rules.rate_limit)
 }
 
-fn write_entry(
-    order_id: u64,
-    fingerprint: &str,
-    cost: u64,
+fn open_order(
+    (order_id, message_id, cost): (u64, i64, u64),
+    fingerprint: String,
+    rules: &Rules,
+    lots: Lots,
     submission: Submission,
     circumstances: &Circumstances,
-) -> LedgerEntry {
+) -> Order {
+    let send_at = match submission.schedule {
+        Schedule::AtOnce | Schedule::IgnoredSeconds => circumstances.now,
+        Schedule::At(at) => at,
+    };
+    let nobody = submission.numbers.is_empty() && rules.nobody_left == NobodyLeft::NotSent;
+    let refused_after = lots.refused_after(order_id).or(nobody.then_some(0));
+    let reaches_nobody =
+        |number: &String| rules.unreachable.contains(number) || rules.blocked.contains(number);
+    let unreachable = submission
+        .numbers
+        .iter()
+        .enumerate()
+        .filter(|(_, number)| reaches_nobody(number))
+        .map(|(index, _)| index)
+        .collect();
     let sent_text = submission.sent_text().to_owned();
-    LedgerEntry {
+    let entry = LedgerEntry {
         order_id: order_id.to_string(),
         arrived_at: circumstances.arrived_at,
         accepted_at: circumstances.now,
-        account: fingerprint.to_owned(),
+        account: fingerprint,
         sender: submission.sender,
         numbers: submission.numbers,
+        first_message_id: message_id,
         dropped: submission.dropped,
         text: submission.text,
         sent_text,
@@ -407,15 +549,20 @@ fn write_entry(
         iys_list: submission.iys_list,
         send_date_time: submission.send_date_time,
         schedule_ignored: submission.schedule == Schedule::IgnoredSeconds,
-        send_at: match submission.schedule {
-            Schedule::AtOnce | Schedule::IgnoredSeconds => circumstances.now,
-            Schedule::At(at) => at,
-        },
+        send_at,
         parts: submission.parts,
         cost,
         fault: circumstances.fault.clone(),
         replied: circumstances.replied,
-    }
+    };
+    Order::new(
+        order_id,
+        circumstances.account,
+        vec![Arc::new(entry)],
+        unreachable,
+        refused_after.map(|after| send_at.saturating_add(after)),
+        lots,
+    )
 }
 
 #[cfg(test)]
@@ -427,13 +574,19 @@ pub(super) mod tests {
     use super::*;
 
     pub(in super::super) fn state(balance: u64) -> ProviderState {
-        ProviderState::new(
-            vec!["one".to_owned(), "two".to_owned()],
-            balance,
-            Keep::Everything,
-            false,
-            100,
-        )
+        keeping(Keep::Everything, balance)
+    }
+
+    fn keeping(keep: Keep, balance_sms: u64) -> ProviderState {
+        ProviderState::new(Beginning {
+            fingerprints: vec!["one".to_owned(), "two".to_owned()],
+            balance_sms,
+            keep,
+            to_file: false,
+            seed: 1,
+            first_order_id: 100,
+            first_message_id: 1_000,
+        })
     }
 
     pub(in super::super) fn submission(text: &str) -> Submission {
@@ -567,13 +720,12 @@ pub(super) mod tests {
 
     #[test]
     fn counts_only_keeps_no_content() {
-        let mut state =
-            ProviderState::new(vec!["one".to_owned()], 100, Keep::CountsOnly, false, 100);
+        let mut state = keeping(Keep::CountsOnly, 100);
         assert_eq!(
             submit(&mut state, &Rules::default(), 0, 0, submission("a")),
             Ok(100)
         );
-        assert!(state.entries().is_empty());
+        assert!(state.orders().is_empty());
         assert_eq!(state.stats().accepted_orders, 1);
     }
 }

@@ -683,6 +683,47 @@ async fn everything_can_be_steered_over_http() {
 }
 
 #[tokio::test]
+async fn how_a_message_ends_can_be_said_over_http() {
+    let (sandbox, handle) = started(SandboxConfig {
+        rules: Rules {
+            delivery: "never".parse().expect("shares"),
+            ..Rules::default()
+        },
+        ..SandboxConfig::default()
+    })
+    .await;
+    let id = send(&sandbox, "hello").await.json()["response"]["order"]["id"].clone();
+    let report = authenticated(json!({"id": id}));
+    let mut connection = Connection::open(&sandbox).await;
+    let mut status = async || {
+        let got = connection
+            .request("POST", "/v1/get-report/json", &report)
+            .await;
+        got.json()["response"]["order"]["message"][0]["status"].clone()
+    };
+    assert_eq!(status().await, json!(110));
+    for (said, shown) in [("undelivered", 112), ("delivered", 111), ("refused", 112)] {
+        let body = json!({"order_id": id, "status": said});
+        let told = admin(&sandbox, "POST", "/_sandbox/deliver", body).await;
+        assert_eq!(told["concerned"], json!(1));
+        assert_eq!(status().await, json!(shown), "{said}");
+    }
+    for wrong in [
+        json!({"order_id": 1, "status": "delivered"}),
+        json!({"order_id": id, "number": "905329999999", "status": "delivered"}),
+        json!({"order_id": id, "status": "lost"}),
+        json!({"order_id": id, "number": "905321234567", "status": "refused"}),
+    ] {
+        let got = Connection::open(&sandbox)
+            .await
+            .request("POST", "/_sandbox/deliver", &wrong.to_string())
+            .await;
+        assert_eq!(got.status(), 400, "{wrong}");
+    }
+    assert_eq!(handle.deliver("nonsense", None, Fate::Delivered), 0);
+}
+
+#[tokio::test]
 async fn fifty_thousand_recipients_fit_into_one_order() {
     let (sandbox, handle) = started(SandboxConfig::default()).await;
     let numbers: Vec<String> = (0..50_000).map(|n| format!("90532{n:07}")).collect();
