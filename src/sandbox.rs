@@ -13,6 +13,7 @@
 //! | `state`, `guard`, `rate` | what depends on earlier orders: 451, 402, the rate; time is an argument (pure) |
 //! | `order`, `delivery`, `dice` | what becomes of an accepted order: drawn, and said (pure) |
 //! | `reports` | what is told about earlier orders (pure) |
+//! | `webhooks` | the events that tell of messages, and the task that sends them |
 //! | `faults` | faults on demand |
 //! | `ledger` | what is written down |
 //! | `api`, `admin`, `link` | HTTP: the provider's part, the sandbox's own part, sockets that can be cut |
@@ -48,6 +49,7 @@ mod rules;
 mod schedule;
 mod span;
 mod state;
+mod webhooks;
 mod wire;
 
 #[cfg(test)]
@@ -65,7 +67,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 pub use delivery::{DeliveryError, DeliveryShares, Fate};
-pub use faults::{ActionMatch, Fault, FaultError, FaultKind, FaultMatch, FaultStatus, Times};
+pub use faults::{
+    ActionMatch, Fault, FaultError, FaultKind, FaultMatch, FaultStatus, Times, WebhookFault,
+};
 pub use guard::Overlap;
 pub use ledger::{LedgerEntry, LedgerFilter, RequestRecord, fingerprint};
 pub use numbers::NumberSet;
@@ -75,6 +79,9 @@ pub use rules::{
 };
 pub use span::{Span, SpanError, parse_duration, show_duration};
 pub use state::{Keep, Stats};
+pub use webhooks::{
+    WebhookEvent, WebhookRecord, WebhookRules, WebhookStats, WebhookUrl, WebhookUrlError,
+};
 pub use wire::{Action, HttpStatus, OrderIdShape, ReplyStyle, Shape};
 
 use api::{Account, Clock, Shared};
@@ -82,6 +89,7 @@ use faults::FaultPlan;
 use ledger::{LedgerFile, UsedIds};
 use link::{Door, Links};
 use state::{Beginning, ProviderState};
+use webhooks::Webhooks;
 
 /// The first order gets this id, about where the provider's ids stand today.
 const FIRST_ORDER_ID: u64 = 312_891_245;
@@ -162,6 +170,9 @@ pub enum SandboxError {
         /// What the system said.
         source: io::Error,
     },
+    /// The client that sends events cannot be set up.
+    #[error("the sandbox cannot set up its HTTP client")]
+    Client(#[source] reqwest::Error),
     /// The accounts make no sense.
     #[error("the sandbox needs a key and a hash for every account, and every key only once")]
     Accounts,
@@ -172,6 +183,7 @@ pub struct Sandbox {
     address: SocketAddr,
     shared: Arc<Shared>,
     server: JoinHandle<()>,
+    courier: JoinHandle<()>,
 }
 
 impl Sandbox {
@@ -188,6 +200,7 @@ impl Sandbox {
                 (Some(opened.0), opened.1)
             }
         };
+        let client = webhooks::client().map_err(SandboxError::Client)?;
         let faults = FaultPlan::new(config.seed);
         faults.set(config.faults.clone());
         let fingerprints = accounts
@@ -208,6 +221,7 @@ impl Sandbox {
                 first_message_id: used.next_message.unwrap_or(FIRST_MESSAGE_ID),
             })),
             faults,
+            webhooks: Webhooks::new(config.keep),
             file,
             links: Arc::clone(&links),
             releases: watch::Sender::new(0),
@@ -243,11 +257,13 @@ impl Sandbox {
                 );
             }
         });
+        let courier = tokio::spawn(webhooks::run(Arc::clone(&shared), client));
         tracing::info!(%address, "the sandbox is listening");
         Ok(Sandbox {
             address,
             shared,
             server,
+            courier,
         })
     }
 
@@ -266,19 +282,24 @@ impl Sandbox {
         SandboxHandle(Arc::clone(&self.shared))
     }
 
-    /// Stops listening and ends every connection, replied or not. When it returns, the port is free.
+    /// Stops listening, ends every connection, replied or not, and sends no more events. When it returns, the port is free.
     pub async fn stop(mut self) {
+        self.end();
+        // The tasks end by being aborted, which is an error only by name.
+        let _ = (&mut self.server).await;
+        let _ = (&mut self.courier).await;
+    }
+
+    fn end(&self) {
         self.shared.links.end();
         self.server.abort();
-        // The task ends by being aborted, which is an error only by name.
-        let _ = (&mut self.server).await;
+        self.courier.abort();
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        self.shared.links.end();
-        self.server.abort();
+        self.end();
     }
 }
 
@@ -407,18 +428,71 @@ impl SandboxHandle {
 
     /// Says how an order's messages to a number end (to every number, without one), from now on and whatever was drawn for them.
     /// Later words count more than earlier ones: a message that was undelivered can still be delivered. Returns how many messages
-    /// that concerned; none if there is no such order, or no such number in it.
+    /// that concerned; none if there is no such order, or no such number in it. Their events leave at once.
     pub fn deliver(&self, order_id: &str, number: Option<&str>, fate: Fate) -> usize {
         let now = self.0.clock.now();
         let order_id = order_id.parse().ok();
         let ruled = order_id.and_then(|id| self.0.state().rule(id, number, fate, now));
-        ruled.map_or(0, |(_, positions)| positions.len())
+        let Some((order, positions)) = ruled else {
+            return 0;
+        };
+        self.0.announce_said(&order, &positions, fate, now);
+        positions.len()
     }
 
     /// Lets an accepted order turn out not to be dispatched: 115. Says whether there is such an order.
     pub fn refuse_order(&self, order_id: &str) -> bool {
         let order_id = order_id.parse().ok();
         order_id.is_some_and(|id| self.0.state().refuse(id))
+    }
+
+    /// The events that would tell this of an order's messages to a number (to every number, without one). Nothing is sent: they are
+    /// for [`SandboxHandle::send_event`], as they are or made wrong.
+    pub fn events(&self, order_id: &str, number: Option<&str>, status: &str) -> Vec<WebhookEvent> {
+        let found = order_id
+            .parse()
+            .ok()
+            .and_then(|id| self.0.state().any_order(id).cloned());
+        let Some(order) = found else {
+            return Vec::new();
+        };
+        let events = order.positions(number).into_iter();
+        events
+            .filter_map(|index| self.0.event(&order, index, status))
+            .collect()
+    }
+
+    /// Sends an event as it stands, now and so many times: to the address of the account whose order it names, or of the first
+    /// account if that is none of the sandbox's. Says whether there is such an address.
+    pub fn send_event(&self, event: &WebhookEvent, times: usize) -> bool {
+        let order_id = u64::try_from(event.packet_id).ok();
+        let account = order_id
+            .and_then(|id| self.0.state().any_order(id).map(|order| order.account))
+            .unwrap_or_default();
+        let fingerprint = &self.0.accounts[account].fingerprint;
+        let there = self.0.rules().webhooks.address(fingerprint).is_some();
+        if there {
+            let now = self.0.clock.now();
+            self.0.webhooks.send(account, event, times, now);
+        }
+        there
+    }
+
+    /// What was sent to receivers, oldest first.
+    pub fn webhooks(&self) -> Vec<WebhookRecord> {
+        self.0.webhooks.records()
+    }
+
+    /// Waits until receivers took so many events; `false` if that has not come after `within`.
+    pub async fn told(&self, events: u64, within: Duration) -> bool {
+        self.wait(within, |sandbox| sandbox.0.webhooks.stats().taken >= events)
+            .await
+    }
+
+    /// Waits until no event waits or is on its way; `false` if that has not come after `within`.
+    pub async fn told_all(&self, within: Duration) -> bool {
+        self.wait(within, |sandbox| sandbox.0.webhooks.stats().waiting == 0)
+            .await
     }
 
     /// All requests that arrived, in the order in which they were decided.
@@ -433,7 +507,10 @@ impl SandboxHandle {
 
     /// The counts.
     pub fn stats(&self) -> Stats {
-        self.0.state().stats()
+        Stats {
+            webhooks: self.0.webhooks.stats(),
+            ..self.0.state().stats()
+        }
     }
 
     /// The most recipients that arrived within any one closed second for one account. Orders of more than `rate_limit` recipients
@@ -493,5 +570,6 @@ impl SandboxHandle {
         self.release();
         self.change_rules(|rules| *rules = self.0.first_rules.clone());
         self.0.state().reset();
+        self.0.webhooks.reset();
     }
 }

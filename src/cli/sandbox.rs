@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::sandbox::{
     CancelledShows, DeliveryShares, Fault, HttpStatus, Keep, NobodyLeft, NumberSet, OrderIdShape,
     OverRate, ReplyStyle, ReportsOrder, Rules, Sandbox, SandboxConfig, Shape, Span, Unsendable,
-    parse_duration, show_duration,
+    WebhookRules, WebhookUrl, fingerprint, parse_duration, show_duration,
 };
 
 const FAULTS_HELP: &str = "\
@@ -34,6 +34,15 @@ Faults, as --fault or over HTTP:
     hold                  waits for POST /_sandbox/release, then goes on as usual
     refuse                connections close before anything is read
 
+  nothing happens to the order, an event about a message suffers (--webhook):
+    webhook-lost          it is never sent
+    webhook-repeated      it is sent twice
+    webhook-delayed:TIME[-TIME]
+    webhook-malformed     at the first try the JSON ends half way
+    webhook-forged        after it somebody else claims the opposite
+    webhook-reordered     the message's end is told before its acceptance
+    webhook-before-reply  its acceptance is told before the order is answered
+
   fields: to=NUMBER, sender=NAME, text=PART, account=KEY, action=NAME or any (default send-sms)
   examples: 'accept-drop*2'  'answer:402'  'http:429/2*3'  'delay:100ms-2s@0.05'  'drop*1?text=hello'
 
@@ -47,6 +56,9 @@ While it runs, over HTTP:
   POST /_sandbox/topup     {\"sms\": 1000}
   POST /_sandbox/deliver   {\"order_id\": 312891245, \"number\": \"905321234567\", \"status\": \"delivered\"}
                            or undelivered, never; without a number refused too: how an order's messages end, from now on
+  POST /_sandbox/webhook   {\"order_id\": 312891245, \"status\": \"delivered\", \"times\": 2} sends events now, true or not:
+                           for any order_id with a number; message_id and body may be others
+  GET  /_sandbox/webhooks  what was sent, and what was answered
   POST /_sandbox/release   lets go what is held
   POST /_sandbox/away      {\"for\": \"2s\"} shuts the port for so long
   POST /_sandbox/reset     back to the beginning";
@@ -191,6 +203,30 @@ pub struct Args {
     /// How long after sending a message is final, such as 1s-20s; drawn for each message.
     #[arg(long, value_name = "TIME[-TIME]", default_value = "1s")]
     delivery_delay: Span,
+
+    /// Where to tell of each message: accepted, then delivered or undelivered, as JSON. An http address.
+    #[arg(long, value_name = "URL")]
+    webhook: Option<WebhookUrl>,
+
+    /// Another address for one account. May be repeated.
+    #[arg(long = "webhook-account", value_name = "KEY=URL", value_parser = parse_webhook_account)]
+    webhook_accounts: Vec<(String, WebhookUrl)>,
+
+    /// How long after a change its event leaves.
+    #[arg(long, value_name = "TIME[-TIME]", default_value = "50ms")]
+    webhook_delay: Span,
+
+    /// How long the receiver of an event may take.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    webhook_timeout: Duration,
+
+    /// How long to wait before each further try of an event that was not answered with 2xx; nothing means that there is none.
+    #[arg(long, value_name = "TIME,...", num_args = 0.., value_delimiter = ',', default_values = ["1s", "5s", "25s"], value_parser = parse_duration)]
+    webhook_retries: Vec<Duration>,
+
+    /// Let the texts of events end with the operator's code B186, as those of messages do.
+    #[arg(long)]
+    webhook_operator_code: bool,
 }
 
 /// Runs the sandbox until Ctrl-C or SIGTERM.
@@ -277,6 +313,14 @@ fn config(args: Args) -> SandboxConfig {
             cancelled_shows: args.cancelled_shows,
             delivery: args.delivery,
             delivery_delay: args.delivery_delay,
+            webhooks: WebhookRules {
+                url: args.webhook,
+                accounts: args.webhook_accounts.into_iter().collect(),
+                delay: args.webhook_delay,
+                timeout: args.webhook_timeout,
+                retries: args.webhook_retries,
+                operator_code: args.webhook_operator_code,
+            },
             reply: ReplyStyle {
                 http_status: args.http_status,
                 code: args.code,
@@ -296,6 +340,17 @@ fn parse_account(text: &str) -> Result<(String, String), String> {
             Ok((key.to_owned(), hash.to_owned()))
         }
         _ => Err("an account is written KEY:HASH".to_owned()),
+    }
+}
+
+/// The account is known by its fingerprint from here on.
+fn parse_webhook_account(text: &str) -> Result<(String, WebhookUrl), String> {
+    match text.split_once('=') {
+        Some((key, url)) if !key.is_empty() => {
+            let url = url.parse().map_err(|error| format!("{error}"))?;
+            Ok((fingerprint(key), url))
+        }
+        _ => Err("the address of an account is written KEY=URL".to_owned()),
     }
 }
 
@@ -353,6 +408,13 @@ mod tests {
             "missing",
             "--blocked-numbers",
             "skip",
+            "--delivery",
+            "undelivered@0.1,never@0.01",
+            "--webhook",
+            "http://127.0.0.1:8027/webhooks/default/s",
+            "--webhook-account",
+            "k2=http://127.0.0.1:8028/",
+            "--webhook-retries",
         ])
         .expect("flags");
         assert_eq!(
@@ -366,6 +428,16 @@ mod tests {
         assert_eq!(config.rules.reply.order_id, OrderIdShape::Missing);
         assert_eq!(config.rules.guard_window, Duration::from_secs(30));
         assert_eq!(config.rules.blocked_numbers, Unsendable::Skip);
+        assert_eq!(
+            config.rules.delivery.to_string(),
+            "undelivered@0.1,never@0.01"
+        );
+        let address = |key| config.rules.webhooks.address(&fingerprint(key)).cloned();
+        let first = address("sandbox-key").map(String::from);
+        assert!(first.is_some_and(|url| url.contains(":8027/webhooks/default/s")));
+        let second = address("k2").map(String::from);
+        assert!(second.is_some_and(|url| url.contains(":8028/")));
+        assert!(config.rules.webhooks.retries.is_empty());
     }
 
     #[test]
@@ -375,6 +447,10 @@ mod tests {
             ["--account", "k2"],
             ["--guard-window", "10"],
             ["--over-rate", "maybe"],
+            ["--delivery", "lost@0.1"],
+            ["--delivery-delay", "1"],
+            ["--webhook", "https://example.com/"],
+            ["--webhook-account", "http://127.0.0.1:8028/"],
         ] {
             assert!(parse(&flags).is_err(), "{flags:?}");
         }

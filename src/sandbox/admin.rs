@@ -17,7 +17,9 @@ use super::api::Shared;
 use super::delivery::Fate;
 use super::faults::Fault;
 use super::ledger::LedgerFilter;
+use super::numbers::one_spelling;
 use super::span::parse_duration;
+use super::webhooks::WebhookEvent;
 
 /// The administration's routes.
 pub fn routes() -> Router<Arc<Shared>> {
@@ -33,6 +35,8 @@ pub fn routes() -> Router<Arc<Shared>> {
         .route("/_sandbox/senders", post(senders))
         .route("/_sandbox/topup", post(top_up))
         .route("/_sandbox/deliver", post(deliver))
+        .route("/_sandbox/webhook", post(send_event))
+        .route("/_sandbox/webhooks", get(webhooks))
         .route("/_sandbox/release", post(release))
         .route("/_sandbox/away", post(away))
         .route("/_sandbox/reset", post(reset))
@@ -262,6 +266,61 @@ async fn deliver(
         return Err(Misunderstood(nobody));
     }
     Ok(Json(json!({"concerned": concerned})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SendEvent {
+    /// One of the sandbox's orders, or any other id: that is an order from the panel, or a forgery.
+    order_id: OrderId,
+    /// In any spelling; every number of the order if it is missing.
+    number: Option<String>,
+    status: String,
+    #[serde(default = "once")]
+    times: usize,
+    /// Another id than that of the message.
+    message_id: Option<i64>,
+    /// Another text than that of the message.
+    body: Option<String>,
+}
+
+fn once() -> usize {
+    1
+}
+
+async fn send_event(
+    State(shared): Shares,
+    posted: Posted<SendEvent>,
+) -> Result<Json<Value>, Misunderstood> {
+    let Json(wanted) = posted?;
+    let sandbox = SandboxHandle(shared);
+    let order_id = wanted.order_id.to_string();
+    let mut events = sandbox.events(&order_id, wanted.number.as_deref(), &wanted.status);
+    if events.is_empty() {
+        let need = |what: &str| Misunderstood(format!("there is no such message, so {what}"));
+        let number = wanted.number.ok_or_else(|| need("say a number"))?;
+        events.push(WebhookEvent {
+            id: 1,
+            packet_id: order_id.parse().map_err(|_| need("say an order_id"))?,
+            status: wanted.status,
+            to: format!("+{}", one_spelling(&number)),
+            body: String::new(),
+        });
+    }
+    for event in &mut events {
+        event.id = wanted.message_id.unwrap_or(event.id);
+        event.body = wanted.body.clone().unwrap_or_else(|| event.body.clone());
+        if !sandbox.send_event(event, wanted.times) {
+            let nowhere = "events go nowhere: set webhooks.url with POST /_sandbox/rules";
+            return Err(Misunderstood(nowhere.to_owned()));
+        }
+    }
+    Ok(Json(json!({"events": events, "times": wanted.times})))
+}
+
+async fn webhooks(State(shared): Shares) -> Json<Value> {
+    let sent = SandboxHandle(shared).webhooks();
+    Json(json!({"count": sent.len(), "webhooks": sent}))
 }
 
 async fn release(State(shared): Shares) -> Json<Value> {

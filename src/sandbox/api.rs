@@ -23,6 +23,7 @@ use super::numbers::{masked, one_spelling};
 use super::reports;
 use super::rules::{Rules, Submission, judge};
 use super::state::{Accepted, Circumstances, Pace, ProviderState};
+use super::webhooks::{BeforeReply, Webhooks};
 use super::wire::{Action, Call, Refusal, message_of};
 
 /// Larger than 50,000 numbers in any spelling; the provider's own limit is not documented.
@@ -77,6 +78,8 @@ pub struct Shared {
     pub state: Mutex<ProviderState>,
     /// The faults that were ordered.
     pub faults: FaultPlan,
+    /// The events that tell of messages.
+    pub webhooks: Webhooks,
     /// The ledger on disk.
     pub file: Option<LedgerFile>,
     /// The open connections.
@@ -97,6 +100,8 @@ struct Answer {
     body: Vec<u8>,
     content_type: &'static str,
     retry_after: Option<u64>,
+    /// Events that have to leave first.
+    before_reply: Option<BeforeReply>,
 }
 
 /// What was decided about a request.
@@ -148,7 +153,8 @@ pub async fn answer(
     let _under_way = BulkUnderWay::begin(&shared, &call);
     let response = match shared.faults.injected(&call) {
         None => {
-            let answer = shared.decide(&call, arrived_at, None, None);
+            let mut answer = shared.decide(&call, arrived_at, None, None);
+            answer.wait_for_events().await;
             shared.take_time().await;
             answer.into()
         }
@@ -186,17 +192,23 @@ async fn struck(
                 answer
             });
             // It fails only while the runtime is shutting down.
-            return decided
-                .await
-                .map_or_else(|_| cut_now(caller, Cut::Close), Response::from);
+            let Ok(mut answer) = decided.await else {
+                return cut_now(caller, Cut::Close);
+            };
+            answer.wait_for_events().await;
+            return answer.into();
         }
         _ => {}
     }
-    let answer = shared.decide(&call, arrived_at, Some(&fault), pace);
+    let mut answer = shared.decide(&call, arrived_at, Some(&fault), pace);
     shared.progress.notify_waiters();
+    answer.wait_for_events().await;
     shared.take_time().await;
     match fault {
-        FaultKind::Answer { .. } | FaultKind::Hold | FaultKind::AcceptLate(_) => answer.into(),
+        FaultKind::Answer { .. }
+        | FaultKind::Hold
+        | FaultKind::AcceptLate(_)
+        | FaultKind::Webhook(_) => answer.into(),
         FaultKind::Http {
             status,
             retry_after,
@@ -347,7 +359,18 @@ impl Shared {
 
         log(call, &outcome);
         match self.write_to_file(&outcome) {
-            Ok(()) => dress(&rules, outcome),
+            Ok(()) => {
+                let before_reply = match &outcome {
+                    Outcome::Accepted(Accepted {
+                        order: Some(order), ..
+                    }) => self.announce(order, now),
+                    _ => None,
+                };
+                Answer {
+                    before_reply,
+                    ..dress(&rules, outcome)
+                }
+            }
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -393,7 +416,7 @@ impl Treatment {
                 http: *http,
             },
             Some(Http { .. } | Drop | Stall(_) | Refuse) => Treatment::Untouched,
-            Some(Hold | Delay(_) | AcceptLate(_) | AcceptHold) => Treatment::Usual,
+            Some(Hold | Delay(_) | AcceptLate(_) | AcceptHold | Webhook(_)) => Treatment::Usual,
             Some(AcceptDrop | AcceptReset | AcceptStall(_) | AcceptHttp { .. }) => Treatment::Usual,
             Some(AcceptGarbage | AcceptCut | AcceptCutBody | AcceptEmpty) => Treatment::Usual,
         }
@@ -496,6 +519,7 @@ fn dress(rules: &Rules, outcome: Outcome) -> Answer {
         body,
         content_type: "application/json",
         retry_after: None,
+        before_reply: None,
     };
     match outcome {
         Outcome::Accepted(accepted) => envelope(200, None, rules.reply.accepted(accepted.order_id)),
@@ -536,10 +560,19 @@ fn page(status: u16, retry_after: Option<u64>) -> Answer {
         body: body.into_bytes(),
         content_type,
         retry_after,
+        before_reply: None,
     }
 }
 
 impl Answer {
+    /// Comes back when every event that has to be there first was tried.
+    async fn wait_for_events(&mut self) {
+        if let Some(mut events) = self.before_reply.take() {
+            // Nothing is ever sent: it ends when all who could have are gone.
+            let _ = events.recv().await;
+        }
+    }
+
     /// HTTP 200 with other bytes.
     fn with_body(self, body: Vec<u8>) -> Response {
         Answer {

@@ -10,6 +10,7 @@
 //! answer:451/400*1?text=hello      once, for a text that contains "hello": code 451 within HTTP 400
 //! http:429/2*3                     three times HTTP 429 with Retry-After: 2
 //! delay:100ms-2s@0.05              one reply in twenty takes that long
+//! webhook-lost@0.01                one event in a hundred is never sent
 //! ```
 
 use std::fmt;
@@ -19,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::dice::Dice;
+use super::ledger::LedgerEntry;
 use super::numbers::one_spelling;
 use super::span::{Span, SpanError, parse_duration, show_duration};
 use super::wire::{Action, Call};
@@ -77,6 +79,39 @@ pub enum FaultKind {
     AcceptEmpty,
     /// `accept-late:TIME` — the request is looked at only after that time, even if the client has gone by then.
     AcceptLate(Duration),
+    /// `webhook-…` — nothing happens to the request; an event that tells of a message suffers. Its lots depend on the seed, the order
+    /// and the message alone.
+    Webhook(WebhookFault),
+}
+
+/// What goes wrong with the events that tell of messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WebhookFault {
+    /// `webhook-lost` — the event is never sent.
+    Lost,
+    /// `webhook-repeated` — it is sent once more after it was taken.
+    Repeated,
+    /// `webhook-delayed:TIME` or `webhook-delayed:TIME-TIME` — it is sent that much later; later ones of the same message wait for it.
+    Delayed(Span),
+    /// `webhook-malformed` — at the first try the JSON ends half way; what is sent again is whole.
+    Malformed,
+    /// `webhook-forged` — after it somebody else claims the opposite: for the same order and number, with a made-up message id.
+    Forged,
+    /// `webhook-reordered` — a message's end is told before its acceptance.
+    Reordered,
+    /// `webhook-before-reply` — a message's acceptance is told before the order is answered.
+    BeforeReply,
+}
+
+impl WebhookFault {
+    /// Is it about a message as a whole, and not about one of its events?
+    fn concerns_the_message(&self) -> bool {
+        use WebhookFault::*;
+        match self {
+            Reordered | BeforeReply => true,
+            Lost | Repeated | Delayed(_) | Malformed | Forged => false,
+        }
+    }
 }
 
 impl FaultKind {
@@ -84,7 +119,7 @@ impl FaultKind {
     pub fn delivers_the_answer(&self) -> bool {
         use FaultKind::*;
         match self {
-            Answer { .. } | Hold | Delay(_) | AcceptHold | AcceptLate(_) => true,
+            Answer { .. } | Hold | Delay(_) | AcceptHold | AcceptLate(_) | Webhook(_) => true,
             Http { .. } | Drop | Stall(_) | Refuse => false,
             AcceptDrop | AcceptReset | AcceptStall(_) | AcceptHttp { .. } => false,
             AcceptGarbage | AcceptCut | AcceptCutBody | AcceptEmpty => false,
@@ -235,6 +270,21 @@ impl Fault {
                 .as_ref()
                 .is_none_or(|key| call.credentials().is_some_and(|(given, _)| given == key))
     }
+
+    /// The same question about a message of an order that was accepted.
+    fn concerns(&self, key: &str, text: &LedgerEntry, number: &str) -> bool {
+        let FaultMatch {
+            action: _,
+            to,
+            sender,
+            text: part,
+            account,
+        } = &self.matching;
+        to.as_ref().is_none_or(|to| one_spelling(to) == number)
+            && sender.as_ref().is_none_or(|sender| *sender == text.sender)
+            && part.as_ref().is_none_or(|part| text.text.contains(part))
+            && account.as_ref().is_none_or(|account| account == key)
+    }
 }
 
 /// A line that is no fault.
@@ -243,8 +293,9 @@ pub enum FaultError {
     /// The kind is not known.
     #[error(
         "there is no fault {0:?}; there are answer:CODE, http:STATUS, drop, stall, hold, refuse, delay:TIME, accept-drop, \
-         accept-reset, accept-stall, accept-hold, accept-http:STATUS, accept-garbage, accept-cut, accept-cut-body, accept-empty \
-         and accept-late:TIME"
+         accept-reset, accept-stall, accept-hold, accept-http:STATUS, accept-garbage, accept-cut, accept-cut-body, accept-empty, \
+         accept-late:TIME, webhook-lost, webhook-repeated, webhook-delayed:TIME, webhook-malformed, webhook-forged, \
+         webhook-reordered and webhook-before-reply"
     )]
     Kind(String),
     /// The part behind the colon is missing, or cannot be read, or does not belong there.
@@ -269,6 +320,9 @@ pub enum FaultError {
     /// `refuse` applies before the request is read.
     #[error("refuse closes the connection before anything is read, so it cannot look for {0}")]
     BlindMatch(String),
+    /// Events are about messages, whatever was asked for.
+    #[error("webhook faults are about messages, so they cannot look for an action")]
+    ActionOfEvent,
 }
 
 impl FromStr for Fault {
@@ -288,6 +342,11 @@ impl FromStr for Fault {
         match conditions {
             Some(conditions) if kind == FaultKind::Refuse => {
                 Err(FaultError::BlindMatch(conditions.to_owned()))
+            }
+            _ if matches!(kind, FaultKind::Webhook(_))
+                && matching.action != ActionMatch::default() =>
+            {
+                Err(FaultError::ActionOfEvent)
             }
             _ => Ok(Fault {
                 kind,
@@ -379,6 +438,17 @@ fn parse_kind(text: &str) -> Result<FaultKind, FaultError> {
         "accept-cut-body" => plain(AcceptCutBody),
         "accept-empty" => plain(AcceptEmpty),
         "accept-late" => Ok(AcceptLate(time(detail)?)),
+        "webhook-lost" => plain(Webhook(WebhookFault::Lost)),
+        "webhook-repeated" => plain(Webhook(WebhookFault::Repeated)),
+        "webhook-delayed" => detail
+            .unwrap_or_default()
+            .parse()
+            .map(|span| Webhook(WebhookFault::Delayed(span)))
+            .map_err(FaultError::Time),
+        "webhook-malformed" => plain(Webhook(WebhookFault::Malformed)),
+        "webhook-forged" => plain(Webhook(WebhookFault::Forged)),
+        "webhook-reordered" => plain(Webhook(WebhookFault::Reordered)),
+        "webhook-before-reply" => plain(Webhook(WebhookFault::BeforeReply)),
         _ => Err(FaultError::Kind(name.to_owned())),
     }
 }
@@ -444,6 +514,22 @@ impl fmt::Display for FaultKind {
             AcceptCutBody => f.write_str("accept-cut-body"),
             AcceptEmpty => f.write_str("accept-empty"),
             AcceptLate(time) => write!(f, "accept-late:{}", show_duration(*time)),
+            Webhook(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for WebhookFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use WebhookFault::*;
+        match self {
+            Lost => f.write_str("webhook-lost"),
+            Repeated => f.write_str("webhook-repeated"),
+            Delayed(span) => write!(f, "webhook-delayed:{span}"),
+            Malformed => f.write_str("webhook-malformed"),
+            Forged => f.write_str("webhook-forged"),
+            Reordered => f.write_str("webhook-reordered"),
+            BeforeReply => f.write_str("webhook-before-reply"),
         }
     }
 }
@@ -484,7 +570,7 @@ impl fmt::Display for Fault {
 pub struct FaultStatus {
     /// The fault in its one-line form, as it was set.
     pub fault: String,
-    /// How many requests or connections it struck.
+    /// How many requests, connections or events it struck.
     pub struck: u64,
     /// How often it will still apply; `None` if there is no end to it.
     pub left: Option<u64>,
@@ -545,12 +631,55 @@ impl FaultPlan {
 
     /// The fault that applies to this request, if one does.
     pub fn injected(&self, call: &Call) -> Option<FaultKind> {
-        self.draw(|fault| fault.kind != FaultKind::Refuse && fault.applies_to(call))
+        self.roll(|fault| match fault.kind {
+            FaultKind::Refuse | FaultKind::Webhook(_) => false,
+            _ => fault.applies_to(call),
+        })
     }
 
     /// Is the next connection, or the next request on an open one, to be refused?
     pub fn refuses(&self) -> bool {
-        self.draw(|fault| fault.kind == FaultKind::Refuse).is_some()
+        self.roll(|fault| fault.kind == FaultKind::Refuse).is_some()
+    }
+
+    /// The fault that applies to a message of an accepted order as a whole. `lot` gives the lot for the fault at a position.
+    pub fn of_message(
+        &self,
+        key: &str,
+        text: &LedgerEntry,
+        number: &str,
+        lot: impl Fn(u64) -> f64,
+    ) -> Option<WebhookFault> {
+        self.of_webhooks(true, (key, text, number), lot)
+    }
+
+    /// The fault that applies to one event of a message.
+    pub fn of_event(
+        &self,
+        key: &str,
+        text: &LedgerEntry,
+        number: &str,
+        lot: impl Fn(u64) -> f64,
+    ) -> Option<WebhookFault> {
+        self.of_webhooks(false, (key, text, number), lot)
+    }
+
+    fn of_webhooks(
+        &self,
+        whole_message: bool,
+        (key, text, number): (&str, &LedgerEntry, &str),
+        lot: impl Fn(u64) -> f64,
+    ) -> Option<WebhookFault> {
+        let fits = |fault: &Fault| match &fault.kind {
+            FaultKind::Webhook(kind) => {
+                kind.concerns_the_message() == whole_message && fault.concerns(key, text, number)
+            }
+            _ => false,
+        };
+        match self.draw(fits, |position, _| lot(position)) {
+            Some(FaultKind::Webhook(fault)) => Some(fault),
+            _ => None,
+        }
     }
 
     /// A length of time out of a span, drawn.
@@ -562,20 +691,29 @@ impl FaultPlan {
         }
     }
 
-    fn draw(&self, fits: impl Fn(&Fault) -> bool) -> Option<FaultKind> {
+    fn roll(&self, fits: impl Fn(&Fault) -> bool) -> Option<FaultKind> {
+        self.draw(fits, |_, dice| dice.roll())
+    }
+
+    /// The first fault that fits, is not used up, and whose chance is above its lot.
+    fn draw(
+        &self,
+        fits: impl Fn(&Fault) -> bool,
+        mut lot: impl FnMut(u64, &mut Dice) -> f64,
+    ) -> Option<FaultKind> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
         let Drawn { faults, dice } = &mut *self.lock();
-        let struck = faults
-            .iter_mut()
-            .filter(|(fault, _)| fits(fault))
-            .find(|(fault, struck)| match fault.times {
+        let struck = (0..)
+            .zip(faults.iter_mut())
+            .filter(|(_, (fault, _))| fits(fault))
+            .find(|(position, (fault, struck))| match fault.times {
                 Times::Always => true,
                 Times::Next(count) => *struck < count,
-                Times::Chance(chance) => dice.roll() < chance,
+                Times::Chance(chance) => lot(*position, dice) < chance,
             });
-        struck.map(|(fault, struck)| {
+        struck.map(|(_, (fault, struck))| {
             *struck += 1;
             fault.kind.clone()
         })
@@ -591,6 +729,7 @@ impl FaultPlan {
 mod tests {
     use serde_json::json;
 
+    use super::super::ledger::tests::entry;
     use super::*;
 
     fn send(text: &str, number: &str) -> Call {
@@ -629,6 +768,13 @@ mod tests {
             "accept-cut-body",
             "accept-empty",
             "accept-late:3s?action=send-sms",
+            "webhook-lost@0.01",
+            "webhook-repeated*2?to=905321234567",
+            "webhook-delayed:10s-1m",
+            "webhook-malformed",
+            "webhook-forged?account=k",
+            "webhook-reordered@0.05?text=hello",
+            "webhook-before-reply",
         ] {
             assert_eq!(fault(line).to_string(), line);
         }
@@ -656,6 +802,9 @@ mod tests {
             "accept-drop?colour=red",
             "accept-drop?action=fly",
             "refuse?text=x",
+            "webhook-delayed",
+            "webhook-lost:1s",
+            "webhook-lost?action=get-report",
         ] {
             assert!(line.parse::<Fault>().is_err(), "{line:?}");
         }
@@ -726,6 +875,28 @@ mod tests {
             (200..300).contains(&struck),
             "{struck} of 1000 at a chance of 0.25"
         );
+    }
+
+    #[test]
+    fn a_webhook_fault_strikes_messages_or_their_events_and_never_a_request() {
+        let plan = FaultPlan::new(1);
+        plan.set([
+            fault("webhook-before-reply?to=0532 123 45 67"),
+            fault("webhook-lost*1?text=hello&account=k"),
+            fault("webhook-repeated@0.5"),
+        ]);
+        assert!(plan.injected(&send("hello", "905321234567")).is_none());
+        let entry = entry(7);
+        let to = "905321234567";
+        let message = |to| plan.of_message("k", &entry, to, |_| 0.0);
+        assert_eq!(message(to), Some(WebhookFault::BeforeReply));
+        assert_eq!(message("905321234568"), None);
+        let event = |key, lot| plan.of_event(key, &entry, to, |_| lot);
+        assert_eq!(event("other", 0.4), Some(WebhookFault::Repeated));
+        assert_eq!(event("k", 0.4), Some(WebhookFault::Lost));
+        assert_eq!(event("k", 0.5), None, "lost once, and no lot for the next");
+        let struck: Vec<u64> = plan.status().iter().map(|fault| fault.struck).collect();
+        assert_eq!(struck, [1, 1, 1]);
     }
 
     #[test]

@@ -118,6 +118,21 @@ impl Order {
         })
     }
 
+    /// One message, and its id.
+    pub fn message(&self, index: usize) -> Option<(&LedgerEntry, &str, i64)> {
+        let mut before = 0;
+        for text in &self.texts {
+            // By text and not by message: whoever goes through a large order would otherwise walk it for each of its messages.
+            if let Some(number) = index.checked_sub(before).and_then(|n| text.numbers.get(n)) {
+                let first_id = self.head().first_message_id;
+                let id = first_id.saturating_add(i64::try_from(index).unwrap_or(i64::MAX));
+                return Some((text, number, id));
+            }
+            before += text.numbers.len();
+        }
+        None
+    }
+
     /// The positions of the messages to a number, in any spelling; of all messages without one.
     pub fn positions(&self, number: Option<&str>) -> Vec<usize> {
         let wanted = number.map(one_spelling);
@@ -209,6 +224,10 @@ pub(super) mod tests {
             vec![2],
         );
         assert_eq!(order.total(), 3);
+        let first = order.message(0).expect("there").2;
+        let (_, to, id) = order.message(2).expect("there");
+        assert_eq!((to, id), ("905321234569", first + 2));
+        assert!(order.message(3).is_none());
         assert_eq!(order.positions(Some("0532 123 45 68")), [1]);
         assert_eq!(order.positions(None), [0, 1, 2]);
         let totals = order.totals(entry(7).send_at, None);

@@ -15,6 +15,7 @@ use super::numbers::{NumberSet, read_number};
 use super::parts::{Coding, MAX_PARTS, measure};
 use super::schedule::{BadSchedule, Schedule, read_schedule};
 use super::span::{Span, spelled};
+use super::webhooks::WebhookRules;
 use super::wire::{Call, Refusal, ReplyStyle};
 
 /// The sender that may be used before any header is approved; it sends a fixed text and wants `iys` `"0"` (provider
@@ -145,6 +146,8 @@ pub struct Rules {
     pub delivery: DeliveryShares,
     /// How long after it was sent a message is final; drawn for each message if it is a range.
     pub delivery_delay: Span,
+    /// Where the events that tell of messages go, and how.
+    pub webhooks: WebhookRules,
     /// How replies are dressed.
     pub reply: ReplyStyle,
 }
@@ -176,6 +179,7 @@ impl Default for Rules {
             cancelled_shows: CancelledShows::default(),
             delivery: DeliveryShares::default(),
             delivery_delay: Span::fixed(Duration::from_secs(1)),
+            webhooks: WebhookRules::default(),
             reply: ReplyStyle::default(),
         }
     }

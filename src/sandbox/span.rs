@@ -136,6 +136,25 @@ pub(super) mod spelled {
     }
 }
 
+/// A list of them.
+pub(super) mod spelled_list {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(lengths: &[Duration], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(lengths.iter().map(|length| super::show_duration(*length)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Duration>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let lengths = texts.iter().map(|text| super::parse_duration(text));
+        lengths
+            .collect::<Result<_, _>>()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,7 @@ use super::order::{Course, Order, Rulings, Totals};
 use super::rate::SlidingSecond;
 use super::rules::{NobodyLeft, OverRate, ReportsOrder, Rules, Submission};
 use super::schedule::{Schedule, local_date};
+use super::webhooks::WebhookStats;
 use super::wire::{Action, Refusal};
 
 /// How much is remembered in memory.
@@ -53,6 +54,8 @@ pub struct Stats {
     pub max_bulk_at_once: u64,
     /// Credits left, by fingerprint of the account.
     pub balance_sms: BTreeMap<String, u64>,
+    /// Events that told of messages.
+    pub webhooks: WebhookStats,
 }
 
 /// Where and when a request stands; goes into whatever is written down about it.
@@ -259,7 +262,8 @@ impl ProviderState {
         self.stats.accepted_recipients += u64::try_from(messages).unwrap_or(u64::MAX);
         self.stats.accepted_unanswered += u64::from(!circumstances.replied);
         let keep = self.beginning.keep == Keep::Everything;
-        if !keep && !self.beginning.to_file {
+        let tells = rules.webhooks.address(&account.fingerprint).is_some();
+        if !keep && !self.beginning.to_file && !tells {
             return Ok(Accepted {
                 order_id,
                 order: None,

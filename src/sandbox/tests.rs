@@ -8,6 +8,8 @@ use tokio::net::TcpStream;
 
 use super::*;
 
+mod webhooks;
+
 const SOON: Duration = Duration::from_secs(10);
 
 /// What came back on a connection.
