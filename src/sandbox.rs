@@ -12,7 +12,7 @@
 //! | `rules`, `numbers`, `parts`, `schedule` | what is said to an order on its own (pure) |
 //! | `state`, `guard`, `rate` | what depends on earlier orders: 451, 402, the rate; time is an argument (pure) |
 //! | `order`, `delivery`, `dice` | what becomes of an accepted order: drawn, and said (pure) |
-//! | `reports` | what is told about earlier orders (pure) |
+//! | `reports`, `lists` | what is told about earlier orders; whom an account may reach (pure) |
 //! | `webhooks` | the events that tell of messages, and the task that sends them |
 //! | `faults` | faults on demand |
 //! | `ledger` | what is written down |
@@ -40,6 +40,7 @@ mod faults;
 mod guard;
 mod ledger;
 mod link;
+mod lists;
 mod numbers;
 mod order;
 mod parts;
@@ -60,7 +61,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -74,8 +75,8 @@ pub use guard::Overlap;
 pub use ledger::{LedgerEntry, LedgerFilter, RequestRecord, fingerprint};
 pub use numbers::NumberSet;
 pub use rules::{
-    APITEST, APITEST_TEXT, CancelledShows, IysList, NobodyLeft, OverRate, ReportsOrder, Rules,
-    Unsendable,
+    APITEST, APITEST_TEXT, CancelledShows, IysList, MissingConsent, NobodyLeft, OverRate,
+    ReportsOrder, Rules, Unsendable,
 };
 pub use span::{Span, SpanError, parse_duration, show_duration};
 pub use state::{Keep, Stats};
@@ -222,6 +223,7 @@ impl Sandbox {
             })),
             faults,
             webhooks: Webhooks::new(config.keep),
+            lists: Mutex::default(),
             file,
             links: Arc::clone(&links),
             releases: watch::Sender::new(0),
@@ -363,10 +365,7 @@ impl SandboxHandle {
 
     /// Changes settings; requests that are decided from now on see all of the change.
     pub fn change_rules(&self, change: impl FnOnce(&mut Rules)) {
-        let mut current = self.0.rules.write().unwrap_or_else(PoisonError::into_inner);
-        let mut changed = Rules::clone(&current);
-        change(&mut changed);
-        *current = Arc::new(changed);
+        self.0.change_rules(change);
     }
 
     /// The panel's switch for the API. While it is off, every call answers 401.
@@ -571,5 +570,6 @@ impl SandboxHandle {
         self.change_rules(|rules| *rules = self.0.first_rules.clone());
         self.0.state().reset();
         self.0.webhooks.reset();
+        *self.0.lists() = lists::Lists::default();
     }
 }

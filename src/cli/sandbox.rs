@@ -8,9 +8,9 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::sandbox::{
-    CancelledShows, DeliveryShares, Fault, HttpStatus, Keep, NobodyLeft, NumberSet, OrderIdShape,
-    OverRate, ReplyStyle, ReportsOrder, Rules, Sandbox, SandboxConfig, Shape, Span, Unsendable,
-    WebhookRules, WebhookUrl, fingerprint, parse_duration, show_duration,
+    CancelledShows, DeliveryShares, Fault, HttpStatus, Keep, MissingConsent, NobodyLeft, NumberSet,
+    OrderIdShape, OverRate, ReplyStyle, ReportsOrder, Rules, Sandbox, SandboxConfig, Shape, Span,
+    Unsendable, WebhookRules, WebhookUrl, fingerprint, parse_duration, show_duration,
 };
 
 const FAULTS_HELP: &str = "\
@@ -127,13 +127,17 @@ pub struct Args {
     #[arg(long)]
     abroad: bool,
 
-    /// Have no İYS brand code on the account: marketing orders answer 470.
+    /// Have no İYS brand code on the account: marketing orders answer 470, and the consent endpoints 403.
     #[arg(long)]
     no_iys_brand: bool,
 
     /// A number that has not consented to marketing: silently dropped from marketing orders. May be repeated.
     #[arg(long, value_name = "NUMBER")]
     no_consent: Vec<String>,
+
+    /// What consent/show says of somebody who was never registered: 422, or 200 with an empty list.
+    #[arg(long, default_value = "422", value_parser = by_name::<MissingConsent>(&["422", "empty"]))]
+    missing_consent: MissingConsent,
 
     /// What becomes of a marketing order when nobody in it has consented: complete and empty (114), not sent (115), or refused (452).
     #[arg(long, default_value = "114", value_parser = by_name::<NobodyLeft>(&["114", "115", "452"]))]
@@ -302,6 +306,7 @@ fn config(args: Args) -> SandboxConfig {
             unreachable: args.unreachable.into_iter().collect::<NumberSet>(),
             iys_brand: !args.no_iys_brand,
             no_consent: args.no_consent.into_iter().collect::<NumberSet>(),
+            missing_consent: args.missing_consent,
             nobody_left: args.nobody_left,
             guard_window: args.guard_window,
             rate_limit: args.rate,

@@ -19,6 +19,7 @@ use super::faults::{FaultKind, FaultPlan};
 use super::guard::guard_keys;
 use super::ledger::{LedgerFile, RequestRecord};
 use super::link::{Caller, Cut, Links};
+use super::lists::Lists;
 use super::numbers::{masked, one_spelling};
 use super::reports;
 use super::rules::{Rules, Submission, judge};
@@ -80,6 +81,8 @@ pub struct Shared {
     pub faults: FaultPlan,
     /// The events that tell of messages.
     pub webhooks: Webhooks,
+    /// Whom the accounts may reach.
+    pub lists: Mutex<Lists>,
     /// The ledger on disk.
     pub file: Option<LedgerFile>,
     /// The open connections.
@@ -118,7 +121,17 @@ enum Outcome {
     Untouched,
 }
 
+/// What is added to the envelope, or another code than 200.
+type Told = Result<Map<String, Value>, Refusal>;
+
 impl Outcome {
+    fn told(told: Told) -> Self {
+        match told {
+            Ok(extras) => Outcome::Told(extras),
+            Err(refusal) => Outcome::Refused(refusal, None),
+        }
+    }
+
     fn code(&self) -> Option<u16> {
         match self {
             Outcome::Accepted(_) | Outcome::Told(_) => Some(200),
@@ -248,6 +261,36 @@ impl Shared {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Changes settings; whoever reads them sees all of the change or nothing of it.
+    pub fn change_rules<T>(&self, change: impl FnOnce(&mut Rules) -> T) -> T {
+        let mut current = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = Rules::clone(&current);
+        let outcome = change(&mut changed);
+        *current = Arc::new(changed);
+        outcome
+    }
+
+    /// The lists, for a moment.
+    pub fn lists(&self) -> MutexGuard<'_, Lists> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers what is about lists and not about orders; `None` for everything else.
+    fn tell_of_lists(&self, call: &Call, rules: &Rules, now: i64) -> Option<Told> {
+        // Whoever holds the lists waits for nothing: those who change settings as well take them last.
+        let told = match call.action {
+            Action::GetBlacklist => self.lists().blocked(call, rules, self.clock.started_at),
+            Action::AddBlacklist => self.change_rules(|rules| self.lists().block(call, rules, now)),
+            Action::DeleteBlacklist => self.change_rules(|rules| self.lists().unblock(call, rules)),
+            Action::ConsentCreate => self.change_rules(|rules| self.lists().register(call, rules)),
+            Action::ConsentShow => self.lists().consent(call, rules),
+            Action::SendSms | Action::CancelOrder | Action::Unknown => return None,
+            Action::GetBalance | Action::GetSender => return None,
+            Action::GetReport | Action::GetReports => return None,
+        };
+        Some(told)
+    }
+
     /// The state, for a moment.
     pub fn state(&self) -> MutexGuard<'_, ProviderState> {
         // After a panic in a test the counts may be off by one; refusing to show them would hide what happened.
@@ -311,6 +354,11 @@ impl Shared {
             })
         });
 
+        let of_lists = match (treatment, &allowed_account) {
+            (Treatment::Usual, Ok(_)) => self.tell_of_lists(call, &rules, now),
+            _ => None,
+        };
+
         let mut state = self.state();
         let pace = match (paced, known_account) {
             (Some(paced), _) => paced,
@@ -334,7 +382,9 @@ impl Shared {
                 };
                 take_order(&mut state, &rules, &circumstances, judged)
             }
-            (Treatment::Usual, Ok(account), None) => tell(&mut state, account, call, &rules, now),
+            (Treatment::Usual, Ok(account), None) => Outcome::told(
+                of_lists.unwrap_or_else(|| tell(&mut state, account, call, &rules, now)),
+            ),
         };
         state.note_request(call.action, outcome.code(), fault.is_some(), || {
             RequestRecord {
@@ -462,14 +512,9 @@ fn take_order(
 }
 
 /// Answers a question, or cancels an order.
-fn tell(
-    state: &mut ProviderState,
-    account: usize,
-    call: &Call,
-    rules: &Rules,
-    now: i64,
-) -> Outcome {
-    let told = match call.action {
+fn tell(state: &mut ProviderState, account: usize, call: &Call, rules: &Rules, now: i64) -> Told {
+    let unknown = || Err(Refusal::code(404));
+    match call.action {
         Action::GetBalance => {
             let sms = state.balance(account);
             // `amount` (in lira) means nothing for an account that pays in credits; it is shown as in the documentation's sample.
@@ -482,13 +527,11 @@ fn tell(
         )])),
         Action::GetReport => reports::get_report(state, account, call, rules, now),
         Action::GetReports => reports::get_reports(state, account, call, rules, now),
-        Action::GetBlacklist => reports::get_blacklist(call, rules),
         Action::CancelOrder => reports::cancel_order(state, account, call, now),
-        Action::SendSms | Action::Unknown => Err(Refusal::code(404)),
-    };
-    match told {
-        Ok(extras) => Outcome::Told(extras),
-        Err(refusal) => Outcome::Refused(refusal, None),
+        // Answered elsewhere, or nowhere.
+        Action::GetBlacklist | Action::AddBlacklist | Action::DeleteBlacklist => unknown(),
+        Action::ConsentCreate | Action::ConsentShow => unknown(),
+        Action::SendSms | Action::Unknown => unknown(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Asking about orders: `get-report`, `get-reports` and `cancel-order`; and about whom none may reach: `get-blacklist`.
+//! Asking about orders: `get-report`, `get-reports` and `cancel-order`.
 //!
 //! What an order has come to follows from the time ([`super::order`]). Neither report ever shows the text (provider documentation,
 //! get-report and get-reports pages).
@@ -10,7 +10,7 @@ use super::rules::{CancelledShows, Rules};
 use super::schedule::{read_date, report_time};
 use super::span::micros;
 use super::state::{NotSent, ProviderState};
-use super::wire::{Call, Refusal};
+use super::wire::{Call, Refusal, number_in, page_of, rows_of};
 
 /// Delivered, confirmed.
 const MESSAGE_DELIVERED: u64 = 111;
@@ -27,8 +27,6 @@ const ORDER_NOT_SENT: u64 = 115;
 
 /// Orders on one page of `get-reports` (a constant of the official clients; not on the page itself).
 const ORDERS_PER_PAGE: usize = 30;
-/// Numbers on one page of `get-report`, and the most there may be.
-const NUMBERS_PER_PAGE: usize = 1_000;
 /// The longest range that `get-reports` answers; what "10 days" means at its edge is not documented.
 const MAX_DAYS: i64 = 10;
 
@@ -52,12 +50,7 @@ pub fn get_report(
         (None, _) if order.head().send_at > now => return Err(Refusal::code(456)),
         _ => {}
     }
-    let rows = call
-        .order()
-        .and_then(|order| order.get("rowCount"))
-        .and_then(number_in)
-        .and_then(|n| usize::try_from(n).ok());
-    let rows = rows.unwrap_or(NUMBERS_PER_PAGE).clamp(1, NUMBERS_PER_PAGE);
+    let rows = rows_of(call.order());
     let rulings = state.rulings(order);
     let status = |index: usize| match order.course(index, rulings).state(now) {
         _ if not_sent.is_some() => MESSAGE_FAILED,
@@ -127,26 +120,6 @@ pub fn get_reports(
     ]))
 }
 
-/// `get-blacklist`: the account's own block list, a page of it. Since when a number is on it is not looked at.
-pub fn get_blacklist(call: &Call, rules: &Rules) -> Result<Map<String, Value>, Refusal> {
-    let query = call.request().and_then(|request| request.get("blacklist"));
-    let page = page_of(query)?;
-    let rows = query
-        .and_then(|query| query.get("rowCount"))
-        .and_then(number_in)
-        .and_then(|rows| usize::try_from(rows).ok())
-        .map_or(NUMBERS_PER_PAGE, |rows| rows.min(NUMBERS_PER_PAGE));
-    let all = Vec::from(rules.blocked.clone());
-    let numbers: Vec<String> = all
-        .iter()
-        .skip((page - 1).saturating_mul(rows))
-        .take(rows)
-        .map(|number| format!("+{number}"))
-        .collect();
-    let list = json!({"count": all.len(), "number": numbers});
-    Ok(Map::from_iter([("blacklist".to_owned(), list)]))
-}
-
 /// `cancel-order`: 455 unless the order is scheduled and has not gone out.
 pub fn cancel_order(
     state: &mut ProviderState,
@@ -166,25 +139,6 @@ fn find<'a>(state: &'a ProviderState, account: usize, call: &Call) -> Result<&'a
         .and_then(|id| state.order(account, id))
         .map(|order| &**order)
         .ok_or_else(|| Refusal::code(455))
-}
-
-/// Pages start at 1; a missing page is the first.
-fn page_of(holder: Option<&Value>) -> Result<usize, Refusal> {
-    match holder.and_then(|holder| holder.get("page")) {
-        None | Some(Value::Null) => Ok(1),
-        Some(page) => {
-            let page = number_in(page).and_then(|n| usize::try_from(n).ok());
-            page.filter(|n| *n >= 1).ok_or_else(|| Refusal::code(464))
-        }
-    }
-}
-
-/// Numbers and strings of digits are used alike by the official clients.
-fn number_in(value: &Value) -> Option<u64> {
-    match value {
-        Value::String(text) => text.parse().ok(),
-        other => other.as_u64(),
-    }
 }
 
 /// What both reports say of an order.

@@ -89,6 +89,18 @@ pub enum CancelledShows {
     Unknown,
 }
 
+/// What `consent/show` says of a recipient of whom nothing is registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub enum MissingConsent {
+    /// 422.
+    #[default]
+    #[serde(rename = "422")]
+    Refused,
+    /// 200 and `consent: []`.
+    #[serde(rename = "empty")]
+    Empty,
+}
+
 /// The account's settings and the sandbox's readings of what the documentation leaves open. All of it may be changed while the
 /// sandbox runs.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -104,7 +116,7 @@ pub struct Rules {
     pub known_prefixes_only: bool,
     /// Whether one bad number refuses its whole order (466) or only itself. Not documented.
     pub bad_numbers: Unsendable,
-    /// The account's own block list.
+    /// The account's own block list. `add-blacklist` and `delete-blacklist` change it.
     pub blocked: NumberSet,
     /// Whether a blocked recipient refuses the order (452) or is only reported as 112 later on. The sources say both.
     pub blocked_numbers: Unsendable,
@@ -112,10 +124,12 @@ pub struct Rules {
     pub unreachable: NumberSet,
     /// Whether an order without `iys` is refused (468). The send-sms page says so, and also that some versions accept it.
     pub iys_required: bool,
-    /// Whether the İYS brand code is set on the account; without it marketing orders answer 470.
+    /// Whether the İYS brand code is set on the account; without it marketing orders answer 470, and the consent endpoints 403.
     pub iys_brand: bool,
-    /// Recipients without consent: silently dropped from marketing orders, which still answer 200.
+    /// Recipients without consent: silently dropped from marketing orders, which still answer 200. `consent/create` changes it.
     pub no_consent: NumberSet,
+    /// What `consent/show` says of somebody who was never registered. The documentation has both.
+    pub missing_consent: MissingConsent,
     /// What becomes of an order of which nobody remains. Not documented.
     pub nobody_left: NobodyLeft,
     /// How long the same sender, recipient and text are refused with 451; zero switches the guard off.
@@ -166,6 +180,7 @@ impl Default for Rules {
             iys_required: true,
             iys_brand: true,
             no_consent: NumberSet::default(),
+            missing_consent: MissingConsent::default(),
             nobody_left: NobodyLeft::default(),
             guard_window: Duration::from_secs(600),
             guard_overlap: Overlap::default(),

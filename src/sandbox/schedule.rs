@@ -63,6 +63,16 @@ pub fn read_date(text: &str) -> Option<NaiveDate> {
         .flatten()
 }
 
+/// Reads `Y-m-d H:i:s` in Turkey's local time, as the block list and consents have it: microseconds since 1970.
+pub fn read_time(text: &str) -> Option<i64> {
+    if !has_shape(text, "dddd-dd-dd dd:dd:dd") {
+        return None;
+    }
+    let local = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").ok()?;
+    let at = Istanbul.from_local_datetime(&local).earliest()?;
+    Some(at.timestamp_micros())
+}
+
 /// A moment as the reports print it: `YYYY-MM-DD HH:MM:SS` without a zone, here Turkey's local time.
 pub fn report_time(micros: i64) -> String {
     local(micros).format("%Y-%m-%d %H:%M:%S").to_string()
@@ -143,6 +153,19 @@ mod tests {
         assert_eq!(read_schedule(None, NOON), Ok(Schedule::AtOnce));
         for nothing in [json!(null), json!(""), json!([]), json!([""])] {
             check(nothing, Ok(Schedule::AtOnce), "nothing is scheduled");
+        }
+    }
+
+    #[test]
+    fn a_time_is_read_as_it_is_printed() {
+        assert_eq!(read_time(&report_time(NOON)), Some(NOON));
+        for wrong in [
+            "2026-05-01",
+            "2026-05-01 25:00:00",
+            "01/05/2026 12:00:00",
+            "",
+        ] {
+            assert_eq!(read_time(wrong), None, "{wrong:?}");
         }
     }
 

@@ -726,6 +726,60 @@ async fn how_a_message_ends_can_be_said_over_http() {
 }
 
 #[tokio::test]
+async fn the_next_order_meets_what_the_lists_were_changed_to() {
+    let (sandbox, handle) = started(SandboxConfig::default()).await;
+    let mut connection = Connection::open(&sandbox).await;
+    let mut ask = async |action: &str, field: &str, value: Value| {
+        let body = json!({"request": {
+            "authentication": {"key": "sandbox-key", "hash": "sandbox-hash"}, field: value
+        }});
+        let path = format!("/v1/{action}/json");
+        connection.request("POST", &path, &body.to_string()).await
+    };
+    let number = json!({"number": "5321234567"});
+    assert_eq!(
+        ask("add-blacklist", "blacklist", number.clone())
+            .await
+            .code(),
+        200
+    );
+    assert_eq!(send(&sandbox, "blocked").await.code(), 452);
+    let listed = ask("get-blacklist", "blacklist", json!({})).await.json();
+    assert_eq!(
+        listed["response"]["blacklist"],
+        json!({"count": 1, "number": ["+905321234567"]})
+    );
+    assert_eq!(
+        ask("delete-blacklist", "blacklist", number.clone())
+            .await
+            .code(),
+        200
+    );
+    assert_eq!(
+        ask("delete-blacklist", "blacklist", number).await.code(),
+        474
+    );
+    assert_eq!(send(&sandbox, "free again").await.code(), 200);
+
+    let refusal = json!({"brandCode": 1234, "list": [{
+        "recipient": "+905321234567", "recipientType": "BIREYSEL", "type": "MESAJ", "status": "RET",
+        "source": "HS_WEB", "consentDate": "2026-01-07 23:50:00"
+    }]});
+    assert_eq!(ask("consent/create", "consent", refusal).await.code(), 200);
+    let marketing = json!({
+        "sender": "SANDBOX", "iys": "1", "iysList": "BIREYSEL",
+        "message": {"text": "only today", "receipents": {"number": ["905321234567"]}}
+    });
+    assert_eq!(ask("send-sms", "order", marketing).await.code(), 200);
+    let ledger = handle.ledger();
+    let last = ledger.last().expect("accepted");
+    assert_eq!((last.numbers.len(), last.dropped.len()), (0, 1));
+    assert_eq!(handle.requests_for(Action::ConsentCreate), 1);
+    handle.reset();
+    assert!(handle.rules().no_consent.is_empty());
+}
+
+#[tokio::test]
 async fn fifty_thousand_recipients_fit_into_one_order() {
     let (sandbox, handle) = started(SandboxConfig::default()).await;
     let numbers: Vec<String> = (0..50_000).map(|n| format!("90532{n:07}")).collect();

@@ -3,6 +3,7 @@
 //! Names and nesting are the provider's (documentation pages overview, authentication, send-sms and error-codes). How a reply is
 //! dressed can be varied where the sources disagree: number or string, which HTTP status, which extras.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value, json};
@@ -25,6 +26,16 @@ pub enum Action {
     GetReports,
     /// Lists the account's own block list.
     GetBlacklist,
+    /// Puts a number on it.
+    AddBlacklist,
+    /// Takes a number off it.
+    DeleteBlacklist,
+    /// Registers consents with İYS.
+    #[serde(rename = "consent/create")]
+    ConsentCreate,
+    /// Asks for one of them.
+    #[serde(rename = "consent/show")]
+    ConsentShow,
     /// Cancels a scheduled order.
     CancelOrder,
     /// A path or a method that the sandbox does not have; it answers 404.
@@ -33,13 +44,17 @@ pub enum Action {
 
 impl Action {
     /// All of them, in the order in which they are listed.
-    pub const ALL: [Action; 8] = [
+    pub const ALL: [Action; 12] = [
         Action::SendSms,
         Action::GetBalance,
         Action::GetSender,
         Action::GetReport,
         Action::GetReports,
         Action::GetBlacklist,
+        Action::AddBlacklist,
+        Action::DeleteBlacklist,
+        Action::ConsentCreate,
+        Action::ConsentShow,
         Action::CancelOrder,
         Action::Unknown,
     ];
@@ -64,6 +79,10 @@ impl Action {
             Action::GetReport => "get-report",
             Action::GetReports => "get-reports",
             Action::GetBlacklist => "get-blacklist",
+            Action::AddBlacklist => "add-blacklist",
+            Action::DeleteBlacklist => "delete-blacklist",
+            Action::ConsentCreate => "consent/create",
+            Action::ConsentShow => "consent/show",
             Action::CancelOrder => "cancel-order",
             Action::Unknown => "unknown",
         }
@@ -142,6 +161,44 @@ impl Call {
     }
 }
 
+/// Numbers and strings of digits are used alike by the official clients.
+pub fn number_in(value: &Value) -> Option<u64> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_u64(),
+    }
+}
+
+/// A telephone number. The documentation has strings; where one is the key of an array, the official PHP client sends an integer.
+pub fn number_text(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::String(text) => Some(Cow::Borrowed(text)),
+        other => other.as_u64().map(|digits| digits.to_string().into()),
+    }
+}
+
+/// Pages start at 1, else it is 464; a missing page is the first.
+pub fn page_of(holder: Option<&Value>) -> Result<usize, Refusal> {
+    match holder.and_then(|holder| holder.get("page")) {
+        None | Some(Value::Null) => Ok(1),
+        Some(page) => {
+            let page = number_in(page).and_then(|n| usize::try_from(n).ok());
+            page.filter(|n| *n >= 1).ok_or_else(|| Refusal::code(464))
+        }
+    }
+}
+
+/// Numbers on one page: 1,000 unless fewer are asked for.
+pub fn rows_of(holder: Option<&Value>) -> usize {
+    const MOST: usize = 1_000;
+    let rows = holder
+        .and_then(|holder| holder.get("rowCount"))
+        .and_then(number_in);
+    rows.and_then(|rows| usize::try_from(rows).ok())
+        .unwrap_or(MOST)
+        .clamp(1, MOST)
+}
+
 /// A reply other than 200.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -196,6 +253,7 @@ pub fn message_of(code: u16) -> &'static str {
         468 => "İYS sorgusu yapılıp yapılmayacağını belirtmelisiniz",
         469 => "İYS alıcı listesini seçmelisiniz: BIREYSEL veya TACIR",
         470 => "IYS kodunuzu ayarlamalısınız",
+        474 => "Bu numara üzerindeki engelleme kaldırılamaz",
         503 => "Sunucu geçici olarak servis dışı",
         _ => "Bilinmeyen durum",
     }
@@ -428,6 +486,10 @@ mod tests {
     fn a_path_names_its_action() {
         assert_eq!(Action::of_path("/v1/send-sms/json"), Action::SendSms);
         assert_eq!(Action::of_path("/v1/get-reports/json"), Action::GetReports);
+        assert_eq!(
+            Action::of_path("/v1/consent/create/json"),
+            Action::ConsentCreate
+        );
         for other in [
             "/v1/send-sms",
             "/v1/send-sms/json/",
