@@ -16,7 +16,6 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, watch};
 
 use super::faults::{FaultKind, FaultPlan};
-use super::guard::guard_keys;
 use super::ledger::{LedgerFile, RequestRecord};
 use super::link::{Caller, Cut, Links};
 use super::lists::Lists;
@@ -25,7 +24,7 @@ use super::reports;
 use super::rules::{Rules, Submission, judge};
 use super::state::{Accepted, Circumstances, Pace, ProviderState};
 use super::webhooks::{BeforeReply, Webhooks};
-use super::wire::{Action, Call, Refusal, message_of};
+use super::wire::{Action, Call, Refusal, message_of, number_text};
 
 /// Larger than 50,000 numbers in any spelling; the provider's own limit is not documented.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
@@ -326,7 +325,7 @@ impl Shared {
         match self.account_of(call) {
             Some(account) if call.action == Action::SendSms => {
                 self.state()
-                    .pace(account, arrived_at, recipients(call), &rules)
+                    .pace(account, arrived_at, call.recipients(), &rules)
             }
             _ => Pace::Fine,
         }
@@ -349,7 +348,7 @@ impl Shared {
         // What needs no history is worked out before the state are opened.
         let judged = (call.action == Action::SendSms && treatment == Treatment::Usual).then(|| {
             judge(&rules, call, now).map(|submission| {
-                let keys = guard_keys(&submission.sender, &submission.text, &submission.numbers);
+                let keys = submission.guard_keys();
                 (submission, keys)
             })
         });
@@ -363,7 +362,7 @@ impl Shared {
         let pace = match (paced, known_account) {
             (Some(paced), _) => paced,
             (None, Some(account)) if call.action == Action::SendSms => {
-                state.pace(account, arrived_at, recipients(call), &rules)
+                state.pace(account, arrived_at, call.recipients(), &rules)
             }
             (None, _) => Pace::Fine,
         };
@@ -391,7 +390,7 @@ impl Shared {
                 arrived_at,
                 action: call.action,
                 account: known_account.map(|at| self.accounts[at].fingerprint.clone()),
-                recipients: recipients(call),
+                recipients: call.recipients(),
                 code: outcome.code(),
                 order_id: match &outcome {
                     Outcome::Accepted(accepted) => Some(accepted.order_id.to_string()),
@@ -400,8 +399,8 @@ impl Shared {
                 fault: fault.map(FaultKind::to_string),
                 replied,
                 sender: call.sender().map(str::to_owned),
-                text: call.text().map(str::to_owned),
-                first_number: first_number(call).map(one_spelling),
+                text: call.texts().next().map(str::to_owned),
+                first_number: first_number(call),
                 body_fingerprint: call.body_fingerprint,
             }
         });
@@ -487,12 +486,9 @@ fn allow(call: &Call, account: Option<usize>, rules: &Rules) -> Result<usize, Re
         .ok_or_else(|| Refusal::code(401))
 }
 
-fn recipients(call: &Call) -> usize {
-    call.numbers().map_or(0, <[Value]>::len)
-}
-
-fn first_number(call: &Call) -> Option<&str> {
-    call.numbers()?.first()?.as_str()
+fn first_number(call: &Call) -> Option<String> {
+    let number = call.numbers().next().and_then(number_text)?;
+    Some(one_spelling(&number))
 }
 
 type Judged = Result<(Submission, Vec<u64>), Refusal>;
@@ -539,7 +535,7 @@ fn tell(state: &mut ProviderState, account: usize, call: &Call, rules: &Rules, n
 fn log(call: &Call, outcome: &Outcome) {
     let to = || {
         first_number(call)
-            .map(|number| masked(&one_spelling(number)))
+            .map(|number| masked(&number))
             .unwrap_or_default()
     };
     match outcome {
@@ -692,7 +688,10 @@ struct BulkUnderWay<'a> {
 
 impl<'a> BulkUnderWay<'a> {
     fn begin(shared: &'a Shared, call: &Call) -> Option<Self> {
-        let recipients = call.numbers().filter(|numbers| numbers.len() > 1)?.len();
+        let recipients = call.recipients();
+        if recipients < 2 {
+            return None;
+        }
         let account = shared
             .account_of(call)
             .filter(|_| call.action == Action::SendSms)?;

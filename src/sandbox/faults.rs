@@ -23,7 +23,7 @@ use super::dice::Dice;
 use super::ledger::LedgerEntry;
 use super::numbers::one_spelling;
 use super::span::{Span, SpanError, parse_duration, show_duration};
-use super::wire::{Action, Call};
+use super::wire::{Action, Call, number_text};
 
 /// What goes wrong.
 ///
@@ -147,7 +147,7 @@ pub struct FaultMatch {
     pub to: Option<String>,
     /// `sender=`: exactly this sender.
     pub sender: Option<String>,
-    /// `text=`: the text contains this. In the one-line form it cannot contain `&`.
+    /// `text=`: a text contains this. In the one-line form it cannot contain `&`.
     pub text: Option<String>,
     /// `account=`: the key of the account.
     pub account: Option<String>,
@@ -255,17 +255,15 @@ impl Fault {
             && to.as_ref().is_none_or(|to| {
                 let to = one_spelling(to);
                 call.numbers()
-                    .unwrap_or_default()
-                    .iter()
-                    .filter_map(|n| n.as_str())
-                    .any(|n| one_spelling(n) == to)
+                    .filter_map(number_text)
+                    .any(|n| one_spelling(&n) == to)
             })
             && sender
                 .as_ref()
                 .is_none_or(|sender| call.sender() == Some(sender))
             && text
                 .as_ref()
-                .is_none_or(|part| call.text().is_some_and(|text| text.contains(part)))
+                .is_none_or(|part| call.texts().any(|text| text.contains(part)))
             && account
                 .as_ref()
                 .is_none_or(|key| call.credentials().is_some_and(|(given, _)| given == key))

@@ -15,7 +15,7 @@ use super::numbers::one_spelling;
 use super::rules::IysList;
 use super::wire::Action;
 
-/// An accepted order. It is written down before it is answered.
+/// An accepted order, or one text of it if it has several; then all of them have its id. It is written down before it is answered.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct LedgerEntry {
     /// The order's id, digits.

@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::delivery::DeliveryShares;
-use super::guard::Overlap;
+use super::guard::{GuardKey, Overlap, guard_keys};
 use super::numbers::{NumberSet, read_number};
 use super::parts::{Coding, MAX_PARTS, measure};
 use super::schedule::{BadSchedule, Schedule, read_schedule};
 use super::span::{Span, spelled};
 use super::webhooks::WebhookRules;
-use super::wire::{Call, Refusal, ReplyStyle};
+use super::wire::{Call, Refusal, ReplyStyle, number_text, numbers_of, text_of};
 
 /// The sender that may be used before any header is approved; it sends a fixed text and wants `iys` `"0"` (provider
 /// documentation, test-mode page).
@@ -215,37 +215,55 @@ pub enum IysList {
 pub struct Submission {
     /// As given.
     pub sender: String,
-    /// As given.
-    pub text: String,
-    /// Who it goes to, in one spelling, in the order given. Repeated numbers stay repeated.
-    pub numbers: Vec<String>,
-    /// Who was left out and is never heard of again: no consent, or an unreadable number that is skipped.
-    pub dropped: Vec<String>,
+    /// What is sent, and to whom; never empty. One order may have several texts.
+    pub texts: Vec<SubmittedText>,
     /// Marketing, and to whom; `None` for transactional orders.
     pub iys_list: Option<IysList>,
     /// `sendDateTime` as it came, if anything came.
     pub send_date_time: Option<Value>,
     /// What becomes of it.
     pub schedule: Schedule,
+}
+
+/// One text of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubmittedText {
+    /// As given.
+    pub text: String,
+    /// Who it goes to, in one spelling, in the order given. Repeated numbers stay repeated.
+    pub numbers: Vec<String>,
+    /// Who was left out and is never heard of again: no consent, or an unreadable number that is skipped.
+    pub dropped: Vec<String>,
     /// How the text is encoded.
     pub coding: Coding,
     /// Into how many parts it is cut.
     pub parts: usize,
 }
 
-impl Submission {
-    /// Credits that the order costs: one per recipient and part.
+impl SubmittedText {
+    /// Credits that it costs: one per recipient and part.
     pub fn cost(&self) -> u64 {
         u64::try_from(self.numbers.len() * self.parts).unwrap_or(u64::MAX)
     }
+}
 
-    /// What the recipients get to read.
-    pub fn sent_text(&self) -> &str {
-        if self.sender == APITEST {
-            APITEST_TEXT
-        } else {
-            &self.text
-        }
+impl Submission {
+    /// Credits that the order costs.
+    pub fn cost(&self) -> u64 {
+        self.texts.iter().map(SubmittedText::cost).sum()
+    }
+
+    /// How many messages it is.
+    pub fn messages(&self) -> usize {
+        self.texts.iter().map(|text| text.numbers.len()).sum()
+    }
+
+    /// What the duplicate guard remembers of it.
+    pub fn guard_keys(&self) -> Vec<GuardKey> {
+        let texts = self.texts.iter();
+        texts
+            .flat_map(|text| guard_keys(&self.sender, &text.text, &text.numbers))
+            .collect()
     }
 }
 
@@ -255,35 +273,36 @@ impl Submission {
 pub fn judge(rules: &Rules, call: &Call, now: i64) -> Result<Submission, Refusal> {
     check_types(call)?;
     let sender = judge_sender(rules, call)?;
-    let (numbers, mut dropped) = judge_recipients(rules, call)?;
-    let (text, coding, parts) = judge_text(call)?;
+    let recipients = judge_recipients(rules, call)?;
+    let mut texts = call
+        .messages()
+        .iter()
+        .zip(recipients)
+        .map(|(message, recipients)| judge_text(message, recipients))
+        .collect::<Result<Vec<_>, _>>()?;
     let iys_list = judge_iys(rules, call, sender)?;
     let (schedule, send_date_time) = judge_schedule(call, now)?;
 
-    let numbers = match iys_list {
-        Some(_) if !rules.no_consent.is_empty() => {
-            let (without, with): (Vec<String>, Vec<String>) = numbers
+    if iys_list.is_some() && !rules.no_consent.is_empty() {
+        for text in &mut texts {
+            let (without, with): (Vec<String>, Vec<String>) = std::mem::take(&mut text.numbers)
                 .into_iter()
                 .partition(|number| rules.no_consent.contains(number));
-            dropped.extend(without);
-            with
+            text.dropped.extend(without);
+            text.numbers = with;
         }
-        _ => numbers,
-    };
-    if numbers.is_empty() && rules.nobody_left == NobodyLeft::Refused {
-        return Err(Refusal::code(452));
     }
-    Ok(Submission {
+    let submission = Submission {
         sender: sender.to_owned(),
-        text: text.to_owned(),
-        numbers,
-        dropped,
+        texts,
         iys_list,
         send_date_time,
         schedule,
-        coding,
-        parts,
-    })
+    };
+    if submission.messages() == 0 && rules.nobody_left == NobodyLeft::Refused {
+        return Err(Refusal::code(452));
+    }
+    Ok(submission)
 }
 
 /// A field that is missing gets its own code further on (459, 452, 454, 468); one of the wrong type gets a 422.
@@ -301,11 +320,15 @@ fn check_types(call: &Call) -> Result<(), Refusal> {
     if !absent_or(order.get("iysList"), Value::is_string) {
         return Err(Refusal::field("iysList", "iysList alanı metin olmalıdır."));
     }
-    let message = match call.message() {
-        Some(message) if message.is_object() => message,
-        _ => return Err(Refusal::field("message", "message alanı zorunludur.")),
-    };
-    if !absent_or(message.get("text"), Value::is_string) {
+    let messages = call.messages();
+    if messages.is_empty() || !messages.iter().all(Value::is_object) {
+        return Err(Refusal::field("message", "message alanı zorunludur."));
+    }
+    let texts = messages.iter().map(|message| message.get("text"));
+    if !texts
+        .into_iter()
+        .all(|text| absent_or(text, Value::is_string))
+    {
         return Err(Refusal::field(
             "message.text",
             "message.text alanı metin olmalıdır.",
@@ -329,37 +352,51 @@ fn judge_sender<'a>(rules: &Rules, call: &'a Call) -> Result<&'a str, Refusal> {
     Ok(sender)
 }
 
-/// Who gets the order, and who is left out of it.
-fn judge_recipients(rules: &Rules, call: &Call) -> Result<(Vec<String>, Vec<String>), Refusal> {
-    let given = call.numbers().unwrap_or_default();
-    if given.is_empty() || given.len() > MAX_RECIPIENTS {
+/// Who gets a text, and who is left out of it.
+type Recipients = (Vec<String>, Vec<String>);
+
+/// The recipients of each text. The limit is that of the whole order.
+fn judge_recipients(rules: &Rules, call: &Call) -> Result<Vec<Recipients>, Refusal> {
+    if call.recipients() > MAX_RECIPIENTS {
+        return Err(Refusal::code(452));
+    }
+    let lists = call.messages().iter();
+    let read = lists
+        .map(|message| read_recipients(rules, numbers_of(message).unwrap_or_default()))
+        .collect::<Result<Vec<_>, _>>()?;
+    if read.iter().all(|(numbers, _)| numbers.is_empty()) {
+        return Err(Refusal::code(466));
+    }
+    // When they are skipped, blocked numbers stay in the order and end as 112, as the block-list pages say.
+    let mut numbers = read.iter().flat_map(|(numbers, _)| numbers);
+    if rules.blocked_numbers == Unsendable::Reject
+        && numbers.any(|number| rules.blocked.contains(number))
+    {
+        return Err(Refusal::code(452));
+    }
+    Ok(read)
+}
+
+fn read_recipients(rules: &Rules, given: &[Value]) -> Result<Recipients, Refusal> {
+    if given.is_empty() {
         return Err(Refusal::code(452));
     }
     let mut numbers = Vec::with_capacity(given.len());
     let mut dropped = Vec::new();
     for entry in given {
-        // The documentation has strings only; anything else is a list that cannot be verified.
-        let entry = entry.as_str().ok_or_else(|| Refusal::code(452))?;
-        match read_number(entry, rules.abroad, rules.known_prefixes_only) {
+        // What is neither a string nor an integer makes a list that cannot be verified.
+        let entry = number_text(entry).ok_or_else(|| Refusal::code(452))?;
+        match read_number(&entry, rules.abroad, rules.known_prefixes_only) {
             Some(number) => numbers.push(number),
-            None if rules.bad_numbers == Unsendable::Skip => dropped.push(entry.to_owned()),
+            None if rules.bad_numbers == Unsendable::Skip => dropped.push(entry.into_owned()),
             None => return Err(Refusal::code(466)),
         }
-    }
-    if numbers.is_empty() {
-        return Err(Refusal::code(466));
-    }
-    // When they are skipped, blocked numbers stay in the order and end as 112, as the block-list pages say.
-    if rules.blocked_numbers == Unsendable::Reject
-        && numbers.iter().any(|number| rules.blocked.contains(number))
-    {
-        return Err(Refusal::code(452));
     }
     Ok((numbers, dropped))
 }
 
-fn judge_text(call: &Call) -> Result<(&str, Coding, usize), Refusal> {
-    let text = call.text().unwrap_or_default();
+fn judge_text(message: &Value, (numbers, dropped): Recipients) -> Result<SubmittedText, Refusal> {
+    let text = text_of(message).unwrap_or_default();
     if text.is_empty() {
         return Err(Refusal::code(454));
     }
@@ -367,7 +404,13 @@ fn judge_text(call: &Call) -> Result<(&str, Coding, usize), Refusal> {
     if parts > MAX_PARTS {
         return Err(Refusal::code(453));
     }
-    Ok((text, coding, parts))
+    Ok(SubmittedText {
+        text: text.to_owned(),
+        numbers,
+        dropped,
+        coding,
+        parts,
+    })
 }
 
 /// `iys` is documented as the string `"1"` or `"0"`; official clients also send the integers, which are taken here.
@@ -450,11 +493,12 @@ mod tests {
     #[test]
     fn the_documented_order_is_taken() {
         let taken = judged(&Rules::default(), order()).expect("taken");
-        assert_eq!(taken.numbers, ["905321234567"]);
-        assert_eq!(
-            (taken.parts, taken.coding, taken.schedule),
-            (1, Coding::English, Schedule::AtOnce)
-        );
+        assert_eq!(taken.schedule, Schedule::AtOnce);
+        let [text] = &taken.texts[..] else {
+            panic!("one text: {taken:?}")
+        };
+        assert_eq!(text.numbers, ["905321234567"]);
+        assert_eq!((text.parts, text.coding), (1, Coding::English));
     }
 
     #[test]
@@ -525,8 +569,13 @@ mod tests {
                 "/message/receipents",
                 json!({"number": [905_321_234_567_u64]}),
             ),
+            Ok(()),
+            "an integer, as the PHP client sends it",
+        );
+        check(
+            with("/message/receipents", json!({"number": [true]})),
             Err(452),
-            "an integer",
+            "neither",
         );
         check(
             with("/message/receipents", json!({"number": ["05321234567"]})),
@@ -560,8 +609,8 @@ mod tests {
         };
         let taken = judged(&forgiving, one_bad).expect("the good one remains");
         assert_eq!(
-            (taken.numbers.len(), taken.dropped),
-            (1, vec!["12".to_owned()])
+            (taken.messages(), &taken.texts[0].dropped[..]),
+            (1, &["12".to_owned()][..])
         );
     }
 
@@ -573,7 +622,7 @@ mod tests {
         };
         assert_eq!(judged(&rules, order()), Err(452));
         rules.blocked_numbers = Unsendable::Skip;
-        assert_eq!(judged(&rules, order()).expect("taken").numbers.len(), 1);
+        assert_eq!(judged(&rules, order()).expect("taken").messages(), 1);
     }
 
     #[test]
@@ -646,11 +695,11 @@ mod tests {
             no_consent: ["905321234567"].into_iter().collect(),
             ..Rules::default()
         };
-        assert_eq!(judged(&rules, order()).expect("taken").numbers.len(), 1);
+        assert_eq!(judged(&rules, order()).expect("taken").messages(), 1);
         let mut marketing = with("/iys", json!("1"));
         marketing["iysList"] = json!("BIREYSEL");
         let taken = judged(&rules, marketing.clone()).expect("taken all the same");
-        assert_eq!((taken.numbers.len(), taken.dropped.len()), (0, 1));
+        assert_eq!((taken.messages(), taken.texts[0].dropped.len()), (0, 1));
         let strict = Rules {
             nobody_left: NobodyLeft::Refused,
             ..rules
@@ -674,11 +723,31 @@ mod tests {
     }
 
     #[test]
-    fn the_test_sender_sends_a_fixed_text() {
-        let taken = judged(&Rules::default(), with("/sender", json!("APITEST"))).expect("taken");
-        assert_eq!(
-            (taken.text.as_str(), taken.sent_text()),
-            ("hello", APITEST_TEXT)
-        );
+    fn one_order_may_have_several_texts() {
+        let two = |second: Value| {
+            let first = json!({"text": "hello", "receipents": {"number": ["905321234567"]}});
+            with("/message", json!([first, second]))
+        };
+        let good = json!({"text": "a".repeat(200), "receipents": {"number": ["905321234568", "905321234569"]}});
+        let taken = judged(&Rules::default(), two(good.clone())).expect("taken");
+        assert_eq!((taken.messages(), taken.cost()), (3, 1 + 2 * 2));
+        assert_eq!(taken.guard_keys().len(), 3);
+        for (field, value, code) in [
+            ("text", json!(""), 454),
+            ("text", json!(7), 422),
+            ("text", json!("a".repeat(1_074)), 453),
+            ("receipents", json!(null), 452),
+            ("receipents", json!({"number": ["12"]}), 466),
+            (
+                "receipents",
+                json!({"number": vec!["905321234567"; 50_000]}),
+                452,
+            ),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = value;
+            check(two(bad), Err(code), field);
+        }
+        check(two(json!("hello")), Err(422), "a bare text");
     }
 }

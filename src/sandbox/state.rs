@@ -13,7 +13,9 @@ use super::guard::{Guard, GuardKey};
 use super::ledger::{LedgerEntry, RequestRecord};
 use super::order::{Course, Order, Rulings, Totals};
 use super::rate::SlidingSecond;
-use super::rules::{NobodyLeft, OverRate, ReportsOrder, Rules, Submission};
+use super::rules::{
+    APITEST, APITEST_TEXT, NobodyLeft, OverRate, ReportsOrder, Rules, Submission, SubmittedText,
+};
 use super::schedule::{Schedule, local_date};
 use super::webhooks::WebhookStats;
 use super::wire::{Action, Refusal};
@@ -219,7 +221,7 @@ impl ProviderState {
         }
     }
 
-    /// Accepts an order, or says 451 or 402. `keys` are the [`super::guard::guard_keys`] of the submission.
+    /// Accepts an order, or says 451 or 402. `keys` are the [`Submission::guard_keys`].
     pub fn submit(
         &mut self,
         rules: &Rules,
@@ -255,7 +257,7 @@ impl ProviderState {
 
         let order_id = self.next_order_id;
         let message_id = self.next_message_id;
-        let messages = submission.numbers.len();
+        let messages = submission.messages();
         self.next_order_id += 1;
         self.next_message_id += i64::try_from(messages).unwrap_or(i64::MAX);
         self.stats.accepted_orders += 1;
@@ -274,10 +276,9 @@ impl ProviderState {
             shares: rules.delivery,
             delay: rules.delivery_delay,
         };
-        let fingerprint = account.fingerprint.clone();
         let order = open_order(
-            (order_id, message_id, cost),
-            fingerprint,
+            (order_id, message_id),
+            &account.fingerprint,
             rules,
             lots,
             submission,
@@ -515,8 +516,8 @@ fn is_bulk(recipients: u64, rules: &Rules) -> bool {
 }
 
 fn open_order(
-    (order_id, message_id, cost): (u64, i64, u64),
-    fingerprint: String,
+    (order_id, message_id): (u64, i64),
+    fingerprint: &str,
     rules: &Rules,
     lots: Lots,
     submission: Submission,
@@ -526,43 +527,50 @@ fn open_order(
         Schedule::AtOnce | Schedule::IgnoredSeconds => circumstances.now,
         Schedule::At(at) => at,
     };
-    let nobody = submission.numbers.is_empty() && rules.nobody_left == NobodyLeft::NotSent;
+    let nobody = submission.messages() == 0 && rules.nobody_left == NobodyLeft::NotSent;
     let refused_after = lots.refused_after(order_id).or(nobody.then_some(0));
     let reaches_nobody =
         |number: &String| rules.unreachable.contains(number) || rules.blocked.contains(number);
-    let unreachable = submission
-        .numbers
-        .iter()
+    let numbers = submission.texts.iter().flat_map(|text| &text.numbers);
+    let unreachable = numbers
         .enumerate()
         .filter(|(_, number)| reaches_nobody(number))
         .map(|(index, _)| index)
         .collect();
-    let sent_text = submission.sent_text().to_owned();
-    let entry = LedgerEntry {
-        order_id: order_id.to_string(),
-        arrived_at: circumstances.arrived_at,
-        accepted_at: circumstances.now,
-        account: fingerprint,
-        sender: submission.sender,
-        numbers: submission.numbers,
-        first_message_id: message_id,
-        dropped: submission.dropped,
-        text: submission.text,
-        sent_text,
-        iys: submission.iys_list.is_some(),
-        iys_list: submission.iys_list,
-        send_date_time: submission.send_date_time,
-        schedule_ignored: submission.schedule == Schedule::IgnoredSeconds,
-        send_at,
-        parts: submission.parts,
-        cost,
-        fault: circumstances.fault.clone(),
-        replied: circumstances.replied,
+    let mut first_message_id = message_id;
+    let mut write_entry = |text: SubmittedText| {
+        let entry = LedgerEntry {
+            order_id: order_id.to_string(),
+            arrived_at: circumstances.arrived_at,
+            accepted_at: circumstances.now,
+            account: fingerprint.to_owned(),
+            sender: submission.sender.clone(),
+            first_message_id,
+            cost: text.cost(),
+            sent_text: if submission.sender == APITEST {
+                APITEST_TEXT.to_owned()
+            } else {
+                text.text.clone()
+            },
+            numbers: text.numbers,
+            dropped: text.dropped,
+            text: text.text,
+            iys: submission.iys_list.is_some(),
+            iys_list: submission.iys_list,
+            send_date_time: submission.send_date_time.clone(),
+            schedule_ignored: submission.schedule == Schedule::IgnoredSeconds,
+            send_at,
+            parts: text.parts,
+            fault: circumstances.fault.clone(),
+            replied: circumstances.replied,
+        };
+        first_message_id += i64::try_from(entry.numbers.len()).unwrap_or(i64::MAX);
+        Arc::new(entry)
     };
     Order::new(
         order_id,
         circumstances.account,
-        vec![Arc::new(entry)],
+        submission.texts.into_iter().map(&mut write_entry).collect(),
         unreachable,
         refused_after.map(|after| send_at.saturating_add(after)),
         lots,
@@ -573,7 +581,6 @@ fn open_order(
 pub(super) mod tests {
     use std::time::Duration;
 
-    use super::super::guard::guard_keys;
     use super::super::parts::Coding;
     use super::*;
 
@@ -596,14 +603,16 @@ pub(super) mod tests {
     pub(in super::super) fn submission(text: &str) -> Submission {
         Submission {
             sender: "SANDBOX".to_owned(),
-            text: text.to_owned(),
-            numbers: vec!["905321234567".to_owned()],
-            dropped: Vec::new(),
+            texts: vec![SubmittedText {
+                text: text.to_owned(),
+                numbers: vec!["905321234567".to_owned()],
+                dropped: Vec::new(),
+                coding: Coding::English,
+                parts: 2,
+            }],
             iys_list: None,
             send_date_time: None,
             schedule: Schedule::AtOnce,
-            coding: Coding::English,
-            parts: 2,
         }
     }
 
@@ -614,7 +623,7 @@ pub(super) mod tests {
         now: i64,
         order: Submission,
     ) -> Result<u64, u16> {
-        let keys = guard_keys(&order.sender, &order.text, &order.numbers);
+        let keys = order.guard_keys();
         let circumstances = Circumstances {
             account,
             arrived_at: now,

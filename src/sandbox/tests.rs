@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 
+mod clients;
 mod webhooks;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -777,6 +778,22 @@ async fn the_next_order_meets_what_the_lists_were_changed_to() {
     assert_eq!(handle.requests_for(Action::ConsentCreate), 1);
     handle.reset();
     assert!(handle.rules().no_consent.is_empty());
+}
+
+#[tokio::test]
+async fn the_test_sender_sends_a_fixed_text() {
+    let (sandbox, handle) = started(SandboxConfig::default()).await;
+    let body = order("hello").replace("SANDBOX", APITEST);
+    let got = Connection::open(&sandbox)
+        .await
+        .request("POST", "/v1/send-sms/json", &body)
+        .await;
+    assert_eq!(got.code(), 200);
+    let entry = &handle.ledger()[0];
+    assert_eq!(
+        (entry.text.as_str(), entry.sent_text.as_str()),
+        ("hello", APITEST_TEXT)
+    );
 }
 
 #[tokio::test]

@@ -136,29 +136,41 @@ impl Call {
         self.order()?.get("sender")?.as_str()
     }
 
-    /// `order.message.text`, if it is a string.
-    pub fn text(&self) -> Option<&str> {
-        self.message()?.get("text")?.as_str()
-    }
-
-    /// The entries of `order.message.receipents.number` (the misspelling is the documented name), if it is an array.
-    pub fn numbers(&self) -> Option<&[Value]> {
-        self.message()?
-            .get("receipents")?
-            .get("number")?
-            .as_array()
-            .map(Vec::as_slice)
-    }
-
-    /// `order.message`. Older pages let it repeat; a list of exactly one is read as that one.
-    pub fn message(&self) -> Option<&Value> {
-        let message = self.order()?.get("message")?;
-        match message.as_array().map(Vec::as_slice) {
-            None => Some(message),
-            Some([one]) => Some(one),
-            Some(_) => None,
+    /// `order.message`: one text and who gets it, or a list of these, as older pages and official clients have it.
+    pub fn messages(&self) -> &[Value] {
+        match self.order().and_then(|order| order.get("message")) {
+            None => &[],
+            Some(Value::Array(messages)) => messages,
+            Some(message) => std::slice::from_ref(message),
         }
     }
+
+    /// The texts that are strings.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.messages().iter().filter_map(text_of)
+    }
+
+    /// The entries of all lists of recipients.
+    pub fn numbers(&self) -> impl Iterator<Item = &Value> {
+        self.messages().iter().filter_map(numbers_of).flatten()
+    }
+
+    /// How many that are.
+    pub fn recipients(&self) -> usize {
+        let lists = self.messages().iter().filter_map(numbers_of);
+        lists.map(<[Value]>::len).sum()
+    }
+}
+
+/// `message.text`, if it is a string.
+pub fn text_of(message: &Value) -> Option<&str> {
+    message.get("text")?.as_str()
+}
+
+/// The entries of `message.receipents.number` (the misspelling is the documented name), if it is an array.
+pub fn numbers_of(message: &Value) -> Option<&[Value]> {
+    let numbers = message.get("receipents")?.get("number")?;
+    numbers.as_array().map(Vec::as_slice)
 }
 
 /// Numbers and strings of digits are used alike by the official clients.
@@ -509,17 +521,24 @@ mod tests {
                 json!({"request": {"order": order}}).to_string().as_bytes(),
             )
         };
-        let right = read(json!({"message": {"text": "x", "receipents": {"number": ["1"]}}}));
-        assert_eq!(right.numbers().map(<[Value]>::len), Some(1));
-        assert!(
-            read(json!({"message": {"text": "x", "recipients": {"number": ["1"]}}}))
-                .numbers()
-                .is_none()
-        );
-        assert!(
-            read(json!({"message": {"text": "x"}, "receipents": {"number": ["1"]}}))
-                .numbers()
-                .is_none()
-        );
+        for (message, expected) in [
+            (json!({"text": "x", "receipents": {"number": ["1"]}}), 1),
+            (
+                json!([
+                    {"text": "x", "receipents": {"number": ["1"]}},
+                    {"text": "y", "receipents": {"number": ["2", 3]}}
+                ]),
+                3,
+            ),
+            (json!({"text": "x", "recipients": {"number": ["1"]}}), 0),
+            (json!({"text": "x", "receipents": ["1"]}), 0),
+            (json!("x"), 0),
+        ] {
+            let call = read(json!({"message": message}));
+            assert_eq!(call.recipients(), expected, "{message}");
+            assert_eq!(call.numbers().count(), expected, "{message}");
+        }
+        let outside = read(json!({"message": {"text": "x"}, "receipents": {"number": ["1"]}}));
+        assert_eq!((outside.recipients(), outside.texts().count()), (0, 1));
     }
 }
