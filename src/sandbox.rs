@@ -479,7 +479,7 @@ impl SandboxHandle {
 
     /// What was sent to receivers, oldest first.
     pub fn webhooks(&self) -> Vec<WebhookRecord> {
-        self.0.webhooks.records()
+        self.0.webhooks.records().clone()
     }
 
     /// Waits until receivers took so many events; `false` if that has not come after `within`.

@@ -72,6 +72,8 @@ pub struct Totals {
     pub undelivered: u64,
     /// Not final.
     pub waiting: u64,
+    /// Credits for those that are not undelivered: what is undelivered is free (provider documentation, send-sms page).
+    pub price: u64,
 }
 
 impl Order {
@@ -105,11 +107,6 @@ impl Order {
         self.texts.iter().map(|text| text.numbers.len()).sum()
     }
 
-    /// Credits it cost.
-    pub fn cost(&self) -> u64 {
-        self.texts.iter().map(|text| text.cost).sum()
-    }
-
     /// Its messages in the order in which they were given: what is sent, and to whom.
     pub fn messages(&self) -> impl Iterator<Item = (&LedgerEntry, &str)> {
         self.texts.iter().flat_map(|text| {
@@ -118,19 +115,22 @@ impl Order {
         })
     }
 
-    /// One message, and its id.
-    pub fn message(&self, index: usize) -> Option<(&LedgerEntry, &str, i64)> {
-        let mut before = 0;
-        for text in &self.texts {
-            // By text and not by message: whoever goes through a large order would otherwise walk it for each of its messages.
-            if let Some(number) = index.checked_sub(before).and_then(|n| text.numbers.get(n)) {
-                let first_id = self.head().first_message_id;
-                let id = first_id.saturating_add(i64::try_from(index).unwrap_or(i64::MAX));
-                return Some((text, number, id));
-            }
-            before += text.numbers.len();
-        }
-        None
+    /// The id of the message at this position.
+    pub fn message_id(&self, index: usize) -> i64 {
+        let index = i64::try_from(index).unwrap_or(i64::MAX);
+        self.head().first_message_id.saturating_add(index)
+    }
+
+    /// One message: what is sent, and to whom.
+    pub fn message(&self, index: usize) -> Option<(&LedgerEntry, &str)> {
+        // Whoever goes through a large order must not walk it again for each of its messages.
+        let id = self.message_id(index);
+        let begun = self
+            .texts
+            .partition_point(|text| text.first_message_id <= id);
+        let text = self.texts.get(begun.checked_sub(1)?)?;
+        let within = usize::try_from(id - text.first_message_id).ok()?;
+        Some((text, text.numbers.get(within)?))
     }
 
     /// The positions of the messages to a number, in any spelling; of all messages without one.
@@ -169,12 +169,19 @@ impl Order {
     pub fn totals(&self, now: i64, rulings: Option<&Rulings>) -> Totals {
         let count = |now| {
             let mut totals = Totals::default();
-            for index in 0..self.total() {
-                *match self.course(index, rulings).state(now) {
-                    MessageState::UnderWay => &mut totals.waiting,
-                    MessageState::Delivered => &mut totals.delivered,
-                    MessageState::Failed => &mut totals.undelivered,
-                } += 1;
+            for (index, (text, _)) in self.messages().enumerate() {
+                let price = u64::try_from(text.parts).unwrap_or(u64::MAX);
+                match self.course(index, rulings).state(now) {
+                    MessageState::UnderWay => {
+                        totals.waiting += 1;
+                        totals.price += price;
+                    }
+                    MessageState::Delivered => {
+                        totals.delivered += 1;
+                        totals.price += price;
+                    }
+                    MessageState::Failed => totals.undelivered += 1,
+                }
             }
             totals
         };
@@ -196,11 +203,15 @@ pub(super) mod tests {
 
     /// One text to each of these lists of numbers, delivered at once unless it is in `unreachable`.
     pub(in super::super) fn order(numbers: &[&[&str]], unreachable: Vec<usize>) -> Order {
-        let text = |numbers: &&[&str]| {
-            Arc::new(LedgerEntry {
+        let mut first_message_id = 1_000;
+        let mut text = |numbers: &&[&str]| {
+            let text = LedgerEntry {
                 numbers: numbers.iter().map(|n| (*n).to_owned()).collect(),
+                first_message_id,
                 ..entry(7)
-            })
+            };
+            first_message_id += i64::try_from(numbers.len()).expect("few");
+            Arc::new(text)
         };
         let lots = Lots {
             seed: 1,
@@ -210,7 +221,7 @@ pub(super) mod tests {
         Order::new(
             7,
             0,
-            numbers.iter().map(text).collect(),
+            numbers.iter().map(&mut text).collect(),
             unreachable,
             None,
             lots,
@@ -219,19 +230,30 @@ pub(super) mod tests {
 
     #[test]
     fn the_messages_of_several_texts_are_counted_through() {
+        // Nobody of the second text is left.
         let order = order(
-            &[&["905321234567"], &["905321234568", "905321234569"]],
+            &[
+                &["905321234567"],
+                &[],
+                &["905321234568", "905321234569"],
+                &[],
+            ],
             vec![2],
         );
         assert_eq!(order.total(), 3);
-        let first = order.message(0).expect("there").2;
-        let (_, to, id) = order.message(2).expect("there");
-        assert_eq!((to, id), ("905321234569", first + 2));
+        for (index, (_, number)) in order.messages().enumerate() {
+            let (_, to) = order.message(index).expect("there");
+            assert_eq!(
+                (to, order.message_id(index)),
+                (number, 1_000 + index as i64)
+            );
+        }
         assert!(order.message(3).is_none());
         assert_eq!(order.positions(Some("0532 123 45 68")), [1]);
         assert_eq!(order.positions(None), [0, 1, 2]);
         let totals = order.totals(entry(7).send_at, None);
         assert_eq!((totals.delivered, totals.undelivered), (2, 1));
+        assert_eq!(totals.price, 2, "what is undelivered is free");
     }
 
     #[test]

@@ -67,10 +67,10 @@ pub fn get_report(
             json!({"number": format!("+{number}"), "status": rules.reply.figure(status(index))})
         })
         .collect();
-    let mut told = summary(state, order, rules, now);
+    let (mut told, totals) = summary(state, order, rules, now);
     told.insert(
         "price".to_owned(),
-        rules.reply.money(order.cost().saturating_mul(1_000), ','),
+        rules.reply.money(totals.price.saturating_mul(1_000), ','),
     );
     told.insert("message".to_owned(), Value::Array(message));
     Ok(Map::from_iter([("order".to_owned(), Value::Object(told))]))
@@ -108,7 +108,7 @@ pub fn get_reports(
     let orders: Vec<Value> = listed
         .into_iter()
         .map(|order| {
-            let mut told = summary(state, order, rules, now);
+            let (mut told, _) = summary(state, order, rules, now);
             // A number on this page of the documentation, a string on the other.
             told.insert("id".to_owned(), rules.reply.figure(order.id));
             Value::Object(told)
@@ -142,7 +142,12 @@ fn find<'a>(state: &'a ProviderState, account: usize, call: &Call) -> Result<&'a
 }
 
 /// What both reports say of an order.
-fn summary(state: &ProviderState, order: &Order, rules: &Rules, now: i64) -> Map<String, Value> {
+fn summary(
+    state: &ProviderState,
+    order: &Order,
+    rules: &Rules,
+    now: i64,
+) -> (Map<String, Value>, Totals) {
     let total = order.total();
     let (status, totals) = if state.not_sent(order, now).is_some() {
         let totals = Totals {
@@ -173,7 +178,7 @@ fn summary(state: &ProviderState, order: &Order, rules: &Rules, now: i64) -> Map
     }) else {
         unreachable!("an object was just written")
     };
-    summary
+    (summary, totals)
 }
 
 #[cfg(test)]
@@ -256,7 +261,7 @@ mod tests {
         );
         assert_eq!(
             (&order["message"][0]["status"], &order["price"]),
-            (&json!("112"), &json!("2,0000"))
+            (&json!("112"), &json!("0,0000"))
         );
     }
 

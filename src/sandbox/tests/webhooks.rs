@@ -145,6 +145,11 @@ async fn a_message_is_told_of_when_it_is_accepted_and_when_it_has_arrived() {
         }})
     };
     assert_eq!(bodies, [event("accepted"), event("delivered")]);
+    // Byte by byte the documentation's sample, with other values.
+    let sample = format!(
+        r#"{{"report":{{"id":1599558518,"packet_id":{id},"status":"accepted","to":"+905321234567","body":"hello"}}}}"#
+    );
+    assert_eq!(receiver.bodies()[0], sample);
     assert_eq!(
         receiver.seen.paths.lock().expect("whole")[0],
         "/webhooks/default/secret"
