@@ -92,12 +92,6 @@ use link::{Door, Links};
 use state::{Beginning, ProviderState};
 use webhooks::Webhooks;
 
-/// The first order gets this id, about where the provider's ids stand today.
-const FIRST_ORDER_ID: u64 = 312_891_245;
-
-/// The first message gets this id: that of the documentation's sample, not far below what 32 bits hold with a sign.
-const FIRST_MESSAGE_ID: i64 = 1_599_558_518;
-
 /// What a sandbox starts with. The parts that may change while it runs are in [`SandboxConfig::rules`] and
 /// [`SandboxConfig::faults`].
 #[derive(Clone)]
@@ -120,6 +114,11 @@ pub struct SandboxConfig {
     pub faults: Vec<Fault>,
     /// The seed of everything drawn: chances and lengths of time.
     pub seed: u64,
+    /// The id of the first order, unless a ledger file is continued; default about where the provider's ids stand.
+    pub first_order_id: u64,
+    /// The id of the first message, as webhooks say it; default that of the documentation's sample, not far below what 32 bits hold
+    /// with a sign.
+    pub first_message_id: i64,
     /// The account's settings and the readings of the documentation.
     pub rules: Rules,
 }
@@ -136,6 +135,8 @@ impl Default for SandboxConfig {
             keep: Keep::default(),
             faults: Vec::new(),
             seed: 1,
+            first_order_id: 312_891_245,
+            first_message_id: 1_599_558_518,
             rules: Rules::default(),
         }
     }
@@ -218,8 +219,8 @@ impl Sandbox {
                 keep: config.keep,
                 to_file: file.is_some(),
                 seed: config.seed,
-                first_order_id: used.order.map_or(FIRST_ORDER_ID, |id| id + 1),
-                first_message_id: used.next_message.unwrap_or(FIRST_MESSAGE_ID),
+                first_order_id: used.order.map_or(config.first_order_id, |id| id + 1),
+                first_message_id: used.next_message.unwrap_or(config.first_message_id),
             })),
             faults,
             webhooks: Webhooks::new(config.keep),

@@ -123,6 +123,14 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
+    /// The id of the first order, such as 5000000000, which does not fit into 32 bits. A ledger file that is continued counts more.
+    #[arg(long, value_name = "ID", default_value_t = SandboxConfig::default().first_order_id)]
+    first_order_id: u64,
+
+    /// The id of the first message, as events say it.
+    #[arg(long, value_name = "ID", default_value_t = SandboxConfig::default().first_message_id)]
+    first_message_id: i64,
+
     /// Take foreign numbers ("abroad" mode) instead of answering 466.
     #[arg(long)]
     abroad: bool,
@@ -297,6 +305,8 @@ fn config(args: Args) -> SandboxConfig {
         },
         faults: args.faults,
         seed: args.seed,
+        first_order_id: args.first_order_id,
+        first_message_id: args.first_message_id,
         rules: Rules {
             senders: args.senders.into_iter().collect(),
             abroad: args.abroad,

@@ -433,7 +433,7 @@ impl ProviderState {
         order.totals(now, self.rulings(order))
     }
 
-    /// Says how messages end, from now on; returns which ones.
+    /// Says how the messages of an order to a number end, from now on; returns which ones, if there are any.
     pub fn rule(
         &mut self,
         order_id: u64,
@@ -443,12 +443,13 @@ impl ProviderState {
     ) -> Option<(Arc<Order>, Vec<usize>)> {
         let order = Arc::clone(self.any_order(order_id)?);
         let positions = order.positions(number);
-        let rulings = self.rulings.entry(order_id).or_default();
-        rulings.extend(
-            positions
-                .iter()
-                .map(|index| (*index, Course { fate, at: now })),
-        );
+        if positions.is_empty() {
+            return None;
+        }
+        let ruled = positions
+            .iter()
+            .map(|index| (*index, Course { fate, at: now }));
+        self.rulings.entry(order_id).or_default().extend(ruled);
         Some((order, positions))
     }
 

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, raw_sql};
 use crate::support::postgres::TestDatabase;
 use crate::support::roles;
 
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -21,6 +21,7 @@ const PAGES: [&str; 9] = [
     "docs/operations.md",
     "docs/performance.md",
     "docs/producers.md",
+    "docs/sandbox.md",
     "docs/scaling.md",
 ];
 

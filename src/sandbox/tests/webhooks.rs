@@ -160,6 +160,25 @@ async fn a_message_is_told_of_when_it_is_accepted_and_when_it_has_arrived() {
 }
 
 #[tokio::test]
+async fn ids_may_be_larger_than_32_bits_hold() {
+    let receiver = Receiver::start().await;
+    let (sandbox, handle) = started(SandboxConfig {
+        first_order_id: 5_000_000_000,
+        first_message_id: 6_000_000_000,
+        ..SandboxConfig::default()
+    })
+    .await;
+    handle.change_rules(|rules| rules.webhooks.url = Some(receiver.url()));
+    assert_eq!(accepted(&sandbox, "hello").await, "5000000000");
+    assert!(handle.told(1, SOON).await);
+    let event: Value = serde_json::from_slice(&receiver.bodies()[0]).expect("JSON");
+    assert_eq!(
+        (&event["report"]["packet_id"], &event["report"]["id"]),
+        (&json!(5_000_000_000_u64), &json!(6_000_000_000_u64))
+    );
+}
+
+#[tokio::test]
 async fn an_event_that_is_not_taken_is_sent_again_and_then_given_up_and_the_next_one_waits_for_that()
  {
     let receiver = Receiver::start().await;

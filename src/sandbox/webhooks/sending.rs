@@ -164,8 +164,11 @@ async fn attempt(
             ));
             queue.over(planned.message, now);
         }
-        (taken, ..) => {
-            queue.stats.given_up += u64::from(!taken);
+        (true, ..) => queue.over(planned.message, now),
+        (false, None, _) => {
+            let (order_id, message_id) = planned.message;
+            tracing::warn!(order_id, message_id, answer = ?answer, "no receiver took an event");
+            queue.stats.given_up += 1;
             queue.over(planned.message, now);
         }
     }
