@@ -453,6 +453,41 @@ async fn each_message_of_a_large_order_is_told_of_in_its_order() {
 }
 
 #[tokio::test]
+async fn the_same_seed_loses_the_same_events() {
+    let mut runs = Vec::new();
+    for seed in [7, 7, 8] {
+        let receiver = Receiver::start().await;
+        let (sandbox, handle) = started(SandboxConfig {
+            seed,
+            ..SandboxConfig::default()
+        })
+        .await;
+        handle.change_rules(|rules| {
+            rules.delivery_delay = Span::ZERO;
+            rules.webhooks.url = Some(receiver.url());
+            rules.webhooks.delay = "1ms-20ms".parse().expect("a span");
+        });
+        handle.set_faults(["webhook-lost@0.3".parse().expect("a fault")]);
+        let numbers: Vec<String> = (0..100).map(|n| format!("90532{n:07}")).collect();
+        let body = authenticated(json!({
+            "sender": "SANDBOX", "iys": "0", "message": {"text": "hello", "receipents": {"number": numbers}}
+        }));
+        let got = Connection::open(&sandbox)
+            .await
+            .request("POST", "/v1/send-sms/json", &body)
+            .await;
+        assert_eq!(got.code(), 200);
+        assert!(handle.told_all(SOON).await);
+        let mut events = receiver.events();
+        events.sort();
+        assert!((100..180).contains(&events.len()), "{}", events.len());
+        runs.push(events);
+    }
+    assert_eq!(runs[0], runs[1]);
+    assert_ne!(runs[0], runs[2]);
+}
+
+#[tokio::test]
 async fn a_reset_forgets_the_events_that_wait() {
     let receiver = Receiver::start().await;
     let (sandbox, handle) = telling(&receiver, |_| {}).await;

@@ -118,8 +118,10 @@ impl Ord for Planned {
 }
 
 /// The events that wait and those that are on their way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
+    /// How many may wait for their time.
+    most: usize,
     due: BinaryHeap<Reverse<Planned>>,
     /// Messages of which an event is on its way, and the events that come after it.
     under_way: HashMap<MessageKey, VecDeque<Planned>>,
@@ -132,10 +134,25 @@ pub struct Queue {
     pub stats: WebhookStats,
 }
 
+impl Default for Queue {
+    fn default() -> Self {
+        Queue {
+            most: MOST_WAITING,
+            due: BinaryHeap::new(),
+            under_way: HashMap::new(),
+            behind: 0,
+            taken: 0,
+            next_number: 0,
+            stats: WebhookStats::default(),
+        }
+    }
+}
+
 impl Queue {
     /// Forgets what waits. What was taken may still be put off, or be over.
     pub fn clear(&mut self) {
         *self = Queue {
+            most: self.most,
             taken: self.taken,
             next_number: self.next_number,
             ..Queue::default()
@@ -154,7 +171,7 @@ impl Queue {
 
     /// A new event.
     pub fn plan(&mut self, planned: Planned) {
-        if self.due.len() >= MOST_WAITING {
+        if self.due.len() >= self.most {
             self.stats.lost += 1;
         } else {
             self.push(planned);
@@ -284,6 +301,22 @@ mod tests {
         queue.over((7, 2), 100);
         assert_eq!(queue.waiting(), 0);
         assert!(queue.under_way.is_empty());
+    }
+
+    #[test]
+    fn what_finds_too_many_others_waiting_is_lost_and_counted() {
+        let mut queue = Queue {
+            most: 2,
+            ..Queue::default()
+        };
+        for message in 1..=3 {
+            queue.plan(event(1, message, "accepted"));
+        }
+        assert_eq!((queue.waiting(), queue.stats.lost), (2, 1));
+        let (first, _) = take(&mut queue, 1).expect("due");
+        queue.plan(event(1, 4, "accepted"));
+        queue.put_off(first, 2);
+        assert_eq!(queue.waiting(), 3, "what was on its way is not lost");
     }
 
     #[test]
