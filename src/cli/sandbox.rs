@@ -33,7 +33,6 @@ Faults, as --fault or over HTTP:
     stall[:TIME]          no reply; closed after TIME, or never
     hold                  waits for POST /_sandbox/release, then goes on as usual
     refuse                connections close before anything is read
-
   nothing happens to the order, an event about a message suffers (--webhook):
     webhook-lost          it is never sent
     webhook-repeated      it is sent twice
@@ -55,9 +54,10 @@ While it runs, over HTTP:
   POST /_sandbox/senders   {\"approve\": [\"MYBRAND\"], \"withdraw\": []}
   POST /_sandbox/topup     {\"sms\": 1000}
   POST /_sandbox/deliver   {\"order_id\": 312891245, \"number\": \"905321234567\", \"status\": \"delivered\"}
-                           or undelivered, never; without a number refused too: how an order's messages end, from now on
-  POST /_sandbox/webhook   {\"order_id\": 312891245, \"status\": \"delivered\", \"times\": 2} sends events now, true or not:
-                           for any order_id with a number; message_id and body may be others
+                           or undelivered, never; without a number the whole order, also refused
+  POST /_sandbox/webhook   {\"order_id\": 312891245, \"status\": \"delivered\", \"times\": 2}
+                           sends events now, true or not; also number (needed where the order is
+                           none of the sandbox's), message_id, body
   GET  /_sandbox/webhooks  what was sent, and what was answered
   POST /_sandbox/release   lets go what is held
   POST /_sandbox/away      {\"for\": \"2s\"} shuts the port for so long
