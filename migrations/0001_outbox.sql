@@ -627,6 +627,7 @@ CREATE TABLE sms_outbox.accounts (
     blames          integer       NOT NULL DEFAULT 0,
     outage_since    timestamptz,
     outage_by       text,
+    outage_ended_at timestamptz,
     probe_at        timestamptz,
     probes          integer       NOT NULL DEFAULT 0,
     trial_at        timestamptz,
@@ -649,6 +650,7 @@ COMMENT ON COLUMN sms_outbox.accounts.blames IS
 COMMENT ON COLUMN sms_outbox.accounts.outage_since IS
     'Since when the provider is unavailable: no new request leaves, only what may have been accepted is repeated. Null: it is not.';
 COMMENT ON COLUMN sms_outbox.accounts.outage_by IS 'The worker that noticed it.';
+COMMENT ON COLUMN sms_outbox.accounts.outage_ended_at IS 'When the last outage ended.';
 COMMENT ON COLUMN sms_outbox.accounts.probe_at IS 'In an outage: when a worker asks for the balance next.';
 COMMENT ON COLUMN sms_outbox.accounts.probes IS 'How often it was asked in this outage; spaces the probes.';
 COMMENT ON COLUMN sms_outbox.accounts.trial_at IS

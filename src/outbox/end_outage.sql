@@ -4,7 +4,7 @@ WITH before AS MATERIALIZED (
     SELECT account, outage_since FROM sms_outbox.accounts WHERE account = $1 AND outage_since IS NOT NULL FOR NO KEY UPDATE
 )
 UPDATE sms_outbox.accounts AS known
-SET outage_since = NULL,
+SET outage_since = NULL, outage_ended_at = now(),
     trials = CASE WHEN $2 THEN 0 ELSE known.trials END, trial_at = CASE WHEN $2 THEN NULL ELSE known.trial_at END
 FROM before
 WHERE known.account = before.account

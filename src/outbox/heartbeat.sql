@@ -30,7 +30,9 @@ WITH others AS MATERIALIZED (
                         THEN excluded.claimed_due_at[n] ELSE known.claimed_due_at[n] END
             FROM generate_series(1, 4) AS n),
         outage_since = CASE WHEN known.outage_since >= now() - $5::bigint * interval '1 millisecond'
-                                 OR $5::bigint IS NULL THEN known.outage_since END
+                                 OR $5::bigint IS NULL THEN known.outage_since END,
+        outage_ended_at = CASE WHEN known.outage_since < now() - $5::bigint * interval '1 millisecond' THEN now()
+                               ELSE known.outage_ended_at END
     RETURNING outage_since, rate_per_second
 )
 SELECT here.is_new, known.outage_since IS NOT NULL AS outage, known.rate_per_second,

@@ -1,12 +1,13 @@
 -- Jobs that have been due for longer than a minute, and whose wait nothing explains: no live pause, no outage, no queue that moves
--- before them. One line for each account that has any, with one of them.
+-- before them. What has ended explains a minute more: then the workers have to be at it. One line for each account that has any,
+-- with one of them.
 --   $1 at most, for each account, priority and producer
 WITH known AS MATERIALIZED (
     SELECT account.account,
            EXISTS (SELECT FROM sms_outbox.pauses AS pause
                    WHERE pause.account = account.account AND pause.scope = 'account'
-                     AND pause.ended_at IS NULL AND (pause.until IS NULL OR pause.until > now()))
-               OR coalesce(state.outage_since IS NOT NULL, false) AS explained,
+                     AND coalesce(least(pause.ended_at, pause.until), 'infinity') > now() - interval '1 minute')
+               OR coalesce(state.outage_since IS NOT NULL OR state.outage_ended_at > now() - interval '1 minute', false) AS explained,
            -- A priority is served while jobs of it, or of a smaller one, are being claimed.
            ARRAY(SELECT bool_or(coalesce(moment > now() - interval '10 seconds', false)) OVER (ORDER BY n)
                  FROM unnest(coalesce(state.claimed_at, '{}') || array_fill(NULL::timestamptz, ARRAY[4]))
@@ -29,7 +30,7 @@ WITH known AS MATERIALIZED (
     WHERE NOT known.explained
       AND NOT EXISTS (
           SELECT FROM sms_outbox.pauses AS pause
-          WHERE pause.account = known.account AND pause.ended_at IS NULL AND (pause.until IS NULL OR pause.until > now())
+          WHERE pause.account = known.account AND coalesce(least(pause.ended_at, pause.until), 'infinity') > now() - interval '1 minute'
             AND (pause.scope, pause.sender) IN (('sender', job.sender), (CASE WHEN job.iys THEN 'iys' END, '')))
       AND CASE
           WHEN waiting.bulk THEN NOT EXISTS (
@@ -50,7 +51,7 @@ WITH known AS MATERIALIZED (
         WHERE pause.account = held.account
           AND (pause.scope, pause.sender) IN (
               (held.held, CASE WHEN held.held = 'sender' THEN held.sender ELSE '' END), ('account', ''))
-          AND pause.ended_at IS NULL AND (pause.until IS NULL OR pause.until > now()))
+          AND coalesce(least(pause.ended_at, pause.until), 'infinity') > now() - interval '1 minute')
     UNION ALL
     SELECT job.account, job.id, job.due_at
     FROM sms_outbox.jobs AS job
