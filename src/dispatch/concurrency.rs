@@ -209,6 +209,8 @@ impl Concurrency {
     pub(super) fn start_again(&self) {
         let mut state = self.state();
         state.window = 1;
+        // Who ended it may have been another worker: what failed here before says nothing of what comes.
+        state.in_vain = 0;
         self.fresh.add_permits(std::mem::take(&mut state.lost));
         drop(state);
         self.changed.notify_one();

@@ -29,10 +29,13 @@ WITH others AS MATERIALIZED (
             SELECT CASE WHEN excluded.claimed_at[n] >= coalesce(known.claimed_at[n], '-infinity')
                         THEN excluded.claimed_due_at[n] ELSE known.claimed_due_at[n] END
             FROM generate_series(1, 4) AS n),
-        outage_since = CASE WHEN known.outage_since >= now() - $5::bigint * interval '1 millisecond'
-                                 OR $5::bigint IS NULL THEN known.outage_since END,
-        outage_ended_at = CASE WHEN known.outage_since < now() - $5::bigint * interval '1 millisecond' THEN now()
-                               ELSE known.outage_ended_at END
+        (outage_since, outage_ended_at, trials, trial_at) = (
+            SELECT CASE WHEN answered.since THEN NULL ELSE known.outage_since END,
+                   CASE WHEN answered.since THEN now() ELSE known.outage_ended_at END,
+                   -- As in end_outage.sql, where an answer has ended it.
+                   CASE WHEN answered.since THEN 0 ELSE known.trials END,
+                   CASE WHEN answered.since THEN NULL ELSE known.trial_at END
+            FROM (SELECT coalesce(known.outage_since < now() - $5::bigint * interval '1 millisecond', false) AS since) AS answered)
     RETURNING outage_since, rate_per_second
 )
 SELECT here.is_new, known.outage_since IS NOT NULL AS outage, known.rate_per_second,

@@ -141,8 +141,8 @@ impl Plan {
         let dice = Dice::new(seed);
         // Time for the database to come back between two crashes, and for the limit not to be what everything waits for.
         let lasts = Duration::from_millis(
-            (size.jobs as u64 * 30)
-                .max(size.kills as u64 * 1_500)
+            (size.jobs as u64 * 45)
+                .max(size.kills as u64 * 2_250)
                 .max(size.crashes as u64 * 10_000),
         );
         let mut events = Vec::new();
