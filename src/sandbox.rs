@@ -12,7 +12,7 @@
 //! | `rules`, `numbers`, `parts`, `schedule` | what is said to an order on its own (pure) |
 //! | `state`, `guard`, `rate` | what depends on earlier orders: 451, 402, the rate; time is an argument (pure) |
 //! | `order`, `delivery`, `dice` | what becomes of an accepted order: drawn, and said (pure) |
-//! | `reports`, `lists` | what is told about earlier orders; whom an account may reach (pure) |
+//! | `reports`, `price`, `lists` | what is told about earlier orders; whom an account may reach (pure) |
 //! | `webhooks` | the events that tell of messages, and the task that sends them |
 //! | `faults` | faults on demand |
 //! | `ledger` | what is written down |
@@ -44,6 +44,7 @@ mod lists;
 mod numbers;
 mod order;
 mod parts;
+mod price;
 mod rate;
 mod reports;
 mod rules;
@@ -74,6 +75,7 @@ pub use faults::{
 pub use guard::Overlap;
 pub use ledger::{LedgerEntry, LedgerFilter, RequestRecord, fingerprint};
 pub use numbers::NumberSet;
+pub use price::{Price, PriceError};
 pub use rules::{
     APITEST, APITEST_TEXT, CancelledShows, IysList, MissingConsent, NobodyLeft, OverRate,
     ReportsOrder, Rules, Unsendable,

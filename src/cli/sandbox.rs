@@ -9,8 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::sandbox::{
     CancelledShows, DeliveryShares, Fault, HttpStatus, Keep, MissingConsent, NobodyLeft, NumberSet,
-    OrderIdShape, OverRate, ReplyStyle, ReportsOrder, Rules, Sandbox, SandboxConfig, Shape, Span,
-    Unsendable, WebhookRules, WebhookUrl, fingerprint, parse_duration, show_duration,
+    OrderIdShape, OverRate, Price, ReplyStyle, ReportsOrder, Rules, Sandbox, SandboxConfig, Shape,
+    Span, Unsendable, WebhookRules, WebhookUrl, fingerprint, parse_duration, show_duration,
 };
 
 const FAULTS_HELP: &str = "\
@@ -175,6 +175,10 @@ pub struct Args {
     #[arg(long, default_value = "number", value_parser = by_name::<Shape>(&["number", "string"]))]
     code: Shape,
 
+    /// What a credit costs, as get-report shows it: 1 where the account pays in credits, such as 0.0372 where it pays in lira.
+    #[arg(long, value_name = "AMOUNT", default_value = "1")]
+    price: Price,
+
     /// order.id as a string, as a number, or not at all.
     #[arg(long, default_value = "string", value_parser = by_name::<OrderIdShape>(&["string", "number", "missing"]))]
     order_id: OrderIdShape,
@@ -182,6 +186,10 @@ pub struct Args {
     /// Balances, prices and statuses in reports as numbers or strings.
     #[arg(long, default_value = "number", value_parser = by_name::<Shape>(&["number", "string"]))]
     figures: Shape,
+
+    /// Let get-report say no more than in the documentation of 2022: id, status and messages.
+    #[arg(long)]
+    bare_reports: bool,
 
     /// Add keys to every reply that nobody documents.
     #[arg(long)]
@@ -336,11 +344,13 @@ fn config(args: Args) -> SandboxConfig {
                 retries: args.webhook_retries,
                 operator_code: args.webhook_operator_code,
             },
+            price: args.price,
             reply: ReplyStyle {
                 http_status: args.http_status,
                 code: args.code,
                 order_id: args.order_id,
                 figures: args.figures,
+                bare_reports: args.bare_reports,
                 extra_keys: args.extra_keys,
                 bom: args.bom,
             },

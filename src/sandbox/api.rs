@@ -514,7 +514,7 @@ fn tell(state: &mut ProviderState, account: usize, call: &Call, rules: &Rules, n
         Action::GetBalance => {
             let sms = state.balance(account);
             // `amount` (in lira) means nothing for an account that pays in credits; it is shown as in the documentation's sample.
-            let balance = json!({"amount": rules.reply.money(sms.saturating_mul(158), '.'), "sms": rules.reply.figure(sms)});
+            let balance = json!({"amount": rules.reply.money(sms.saturating_mul(1_580), '.'), "sms": rules.reply.figure(sms)});
             Ok(Map::from_iter([("balance".to_owned(), balance)]))
         }
         Action::GetSender => Ok(Map::from_iter([(

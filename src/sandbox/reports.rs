@@ -68,10 +68,13 @@ pub fn get_report(
         })
         .collect();
     let (mut told, totals) = summary(state, order, rules, now);
-    told.insert(
-        "price".to_owned(),
-        rules.reply.money(totals.price.saturating_mul(1_000), ','),
-    );
+    told.insert("id".to_owned(), rules.reply.reported_id(order.id));
+    if rules.reply.bare_reports {
+        told.retain(|field, _| ["id", "status"].contains(&field.as_str()));
+    } else {
+        let price = rules.reply.money(rules.price.of(totals.price), ',');
+        told.insert("price".to_owned(), price);
+    }
     told.insert("message".to_owned(), Value::Array(message));
     Ok(Map::from_iter([("order".to_owned(), Value::Object(told))]))
 }
@@ -188,8 +191,9 @@ mod tests {
     use super::super::delivery::Fate;
     use super::super::rules::{NobodyLeft, ReportsOrder, Submission};
     use super::super::schedule::Schedule;
+    use super::super::span::Span;
     use super::super::state::tests::{state, submission, submit};
-    use super::super::wire::{Action, ReplyStyle, Shape};
+    use super::super::wire::{Action, OrderIdShape, ReplyStyle, Shape};
     use super::*;
 
     /// 2026-05-01 12:00 in Turkey.
@@ -236,7 +240,7 @@ mod tests {
             late,
             json!({
                 "id": "100", "status": 114, "total": 1, "delivered": 1, "undelivered": 0, "waiting": 0,
-                "submitAt": "2026-05-01 12:00:00", "sendAt": "2026-05-01 12:00:00", "sender": "SANDBOX", "price": 2.0,
+                "submitAt": "2026-05-01 12:00:00", "sendAt": "2026-05-01 12:00:00", "sender": "SANDBOX", "price": 2,
                 "message": [{"number": "+905321234567", "status": 111}]
             })
         );
@@ -511,6 +515,28 @@ mod tests {
         assert!(state.refuse(101));
         assert_eq!(status(&state, 101, NOON), (json!(115), json!(112)));
         assert!(!state.refuse(102));
+    }
+
+    #[test]
+    fn a_report_can_be_as_bare_as_it_once_was_and_have_a_price_in_lira() {
+        let mut state = state(100);
+        let mut rules = Rules {
+            price: "0.0372".parse().expect("a price"),
+            delivery_delay: Span::ZERO,
+            ..Rules::default()
+        };
+        submit(&mut state, &rules, 0, NOON, submission("two parts")).expect("accepted");
+        let told = |rules: &Rules| report(&state, rules, json!({"id": "100"}), NOON);
+        assert_eq!(told(&rules).expect("visible")["price"], json!(0.0744));
+        rules.reply.bare_reports = true;
+        rules.reply.order_id = OrderIdShape::Number;
+        assert_eq!(
+            told(&rules).expect("visible"),
+            json!({
+                "id": 100, "status": 114,
+                "message": [{"number": "+905321234567", "status": 111}]
+            })
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::delivery::DeliveryShares;
 use super::guard::{GuardKey, Overlap, guard_keys};
 use super::numbers::{NumberSet, read_number};
 use super::parts::{Coding, MAX_PARTS, measure};
+use super::price::Price;
 use super::schedule::{BadSchedule, Schedule, read_schedule};
 use super::span::{Span, spelled};
 use super::webhooks::WebhookRules;
@@ -162,6 +163,8 @@ pub struct Rules {
     pub delivery_delay: Span,
     /// Where the events that tell of messages go, and how.
     pub webhooks: WebhookRules,
+    /// What a credit costs, as reports show it.
+    pub price: Price,
     /// How replies are dressed.
     pub reply: ReplyStyle,
 }
@@ -195,6 +198,7 @@ impl Default for Rules {
             delivery: DeliveryShares::default(),
             delivery_delay: Span::fixed(Duration::from_secs(1)),
             webhooks: WebhookRules::default(),
+            price: Price::default(),
             reply: ReplyStyle::default(),
         }
     }

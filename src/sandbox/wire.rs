@@ -340,10 +340,12 @@ pub struct ReplyStyle {
     pub http_status: HttpStatus,
     /// `status.code`.
     pub code: Shape,
-    /// `order.id` of a success.
+    /// `order.id` of a success; its report has it as a number, too, or else as a string.
     pub order_id: OrderIdShape,
     /// Balances, prices and the statuses in reports.
     pub figures: Shape,
+    /// `get-report` says only an order's id, its status and its messages, as in the documentation of 2022.
+    pub bare_reports: bool,
     /// Adds keys that nobody documents.
     pub extra_keys: bool,
     /// Starts the body with a byte order mark.
@@ -405,16 +407,26 @@ impl ReplyStyle {
         self.figures.dress(value)
     }
 
-    /// An amount of money in thousandths. As a string it has a decimal comma, as older reports show it.
-    pub fn money(&self, thousandths: u64, decimal: char) -> Value {
-        let (whole, rest) = (thousandths / 1_000, thousandths % 1_000);
+    /// An amount of money in ten-thousandths. As a string it has this decimal mark: older reports show a comma.
+    pub fn money(&self, amount: u64, decimal: char) -> Value {
+        let (whole, rest) = (amount / 10_000, amount % 10_000);
         match self.figures {
+            // `1`, as in the documentation's sample.
+            Shape::Number if rest == 0 => json!(whole),
             #[expect(
                 clippy::cast_precision_loss,
-                reason = "a balance beyond 2^53 thousandths is not shown exactly anywhere"
+                reason = "a balance beyond 2^53 ten-thousandths is not shown exactly anywhere"
             )]
-            Shape::Number => json!(thousandths as f64 / 1_000.0),
-            Shape::String => json!(format!("{whole}{decimal}{rest:03}0")),
+            Shape::Number => json!(amount as f64 / 10_000.0),
+            Shape::String => json!(format!("{whole}{decimal}{rest:04}")),
+        }
+    }
+
+    /// An order's id in its report.
+    pub fn reported_id(&self, order_id: u64) -> Value {
+        match self.order_id {
+            OrderIdShape::Number => json!(order_id),
+            OrderIdShape::String | OrderIdShape::Missing => json!(order_id.to_string()),
         }
     }
 }
@@ -479,6 +491,24 @@ mod tests {
             body.starts_with('\u{feff}') && !body.contains("order\"") && body.contains("requestId"),
             "{body}"
         );
+    }
+
+    #[test]
+    fn money_is_shown_in_every_way_that_was_seen() {
+        let as_number = ReplyStyle::default();
+        let as_text = ReplyStyle {
+            figures: Shape::String,
+            ..ReplyStyle::default()
+        };
+        for (amount, number, text) in [
+            (10_000, json!(1), "1,0000"),
+            (5_000, json!(0.5), "0,5000"),
+            (372, json!(0.0372), "0,0372"),
+            (0, json!(0), "0,0000"),
+        ] {
+            assert_eq!(as_number.money(amount, ','), number);
+            assert_eq!(as_text.money(amount, ','), json!(text));
+        }
     }
 
     #[test]

@@ -116,7 +116,7 @@ async fn one_order_with_a_text_for_each_number_has_one_id_and_an_entry_for_each_
         assert_eq!(told, expected);
         let report = post(&mut connection, "get-report", json!({"order": {"id": id}})).await;
         let order = &report.json()["response"]["order"];
-        assert_eq!((&order["total"], &order["price"]), (&json!(2), &json!(2.0)));
+        assert_eq!((&order["total"], &order["price"]), (&json!(2), &json!(2)));
         assert_eq!(order["message"][1]["number"], json!("+905321234568"));
     }
     assert_eq!(handle.stats().accepted_orders, 2);
