@@ -85,7 +85,7 @@ pub use state::{Keep, Stats};
 pub use webhooks::{
     WebhookEvent, WebhookRecord, WebhookRules, WebhookStats, WebhookUrl, WebhookUrlError,
 };
-pub use wire::{Action, HttpStatus, OrderIdShape, ReplyStyle, Shape};
+pub use wire::{Action, HttpStatus, IdShape, OrderIdShape, ReplyStyle, Shape};
 
 use api::{Account, Clock, Shared};
 use faults::FaultPlan;

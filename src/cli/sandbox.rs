@@ -8,9 +8,10 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::sandbox::{
-    CancelledShows, DeliveryShares, Fault, HttpStatus, Keep, MissingConsent, NobodyLeft, NumberSet,
-    OrderIdShape, OverRate, Price, ReplyStyle, ReportsOrder, Rules, Sandbox, SandboxConfig, Shape,
-    Span, Unsendable, WebhookRules, WebhookUrl, fingerprint, parse_duration, show_duration,
+    CancelledShows, DeliveryShares, Fault, HttpStatus, IdShape, Keep, MissingConsent, NobodyLeft,
+    NumberSet, OrderIdShape, OverRate, Price, ReplyStyle, ReportsOrder, Rules, Sandbox,
+    SandboxConfig, Shape, Span, Unsendable, WebhookRules, WebhookUrl, fingerprint, parse_duration,
+    show_duration,
 };
 
 const FAULTS_HELP: &str = "\
@@ -183,6 +184,10 @@ pub struct Args {
     #[arg(long, default_value = "string", value_parser = by_name::<OrderIdShape>(&["string", "number", "missing"]))]
     order_id: OrderIdShape,
 
+    /// order.id in a report as a string or a number.
+    #[arg(long, default_value = "string", value_parser = by_name::<IdShape>(&["string", "number"]))]
+    report_id: IdShape,
+
     /// Balances, prices and statuses in reports as numbers or strings.
     #[arg(long, default_value = "number", value_parser = by_name::<Shape>(&["number", "string"]))]
     figures: Shape,
@@ -349,6 +354,7 @@ fn config(args: Args) -> SandboxConfig {
                 http_status: args.http_status,
                 code: args.code,
                 order_id: args.order_id,
+                report_id: args.report_id,
                 figures: args.figures,
                 bare_reports: args.bare_reports,
                 extra_keys: args.extra_keys,

@@ -68,7 +68,7 @@ pub fn get_report(
         })
         .collect();
     let (mut told, totals) = summary(state, order, rules, now);
-    told.insert("id".to_owned(), rules.reply.reported_id(order.id));
+    told.insert("id".to_owned(), rules.reply.report_id.dress(order.id));
     if rules.reply.bare_reports {
         told.retain(|field, _| ["id", "status"].contains(&field.as_str()));
     } else {
@@ -193,7 +193,7 @@ mod tests {
     use super::super::schedule::Schedule;
     use super::super::span::Span;
     use super::super::state::tests::{state, submission, submit};
-    use super::super::wire::{Action, OrderIdShape, ReplyStyle, Shape};
+    use super::super::wire::{Action, IdShape, ReplyStyle, Shape};
     use super::*;
 
     /// 2026-05-01 12:00 in Turkey.
@@ -529,7 +529,7 @@ mod tests {
         let told = |rules: &Rules| report(&state, rules, json!({"id": "100"}), NOON);
         assert_eq!(told(&rules).expect("visible")["price"], json!(0.0744));
         rules.reply.bare_reports = true;
-        rules.reply.order_id = OrderIdShape::Number;
+        rules.reply.report_id = IdShape::Number;
         assert_eq!(
             told(&rules).expect("visible"),
             json!({

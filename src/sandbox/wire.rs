@@ -304,6 +304,27 @@ pub enum OrderIdShape {
     Missing,
 }
 
+/// An id as a string or as a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdShape {
+    /// `"312891245"`
+    #[default]
+    String,
+    /// `312891245`
+    Number,
+}
+
+impl IdShape {
+    /// The id in that shape.
+    pub fn dress(self, id: u64) -> Value {
+        match self {
+            IdShape::String => json!(id.to_string()),
+            IdShape::Number => json!(id),
+        }
+    }
+}
+
 /// Which HTTP status goes with a code. The sources do not agree (send-sms page against error-codes page).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -340,8 +361,10 @@ pub struct ReplyStyle {
     pub http_status: HttpStatus,
     /// `status.code`.
     pub code: Shape,
-    /// `order.id` of a success; its report has it as a number, too, or else as a string.
+    /// `order.id` of a success.
     pub order_id: OrderIdShape,
+    /// `order.id` of a report: a string in the documentation, a number for the C# and Go clients.
+    pub report_id: IdShape,
     /// Balances, prices and the statuses in reports.
     pub figures: Shape,
     /// `get-report` says only an order's id, its status and its messages, as in the documentation of 2022.
@@ -419,14 +442,6 @@ impl ReplyStyle {
             )]
             Shape::Number => json!(amount as f64 / 10_000.0),
             Shape::String => json!(format!("{whole}{decimal}{rest:04}")),
-        }
-    }
-
-    /// An order's id in its report.
-    pub fn reported_id(&self, order_id: u64) -> Value {
-        match self.order_id {
-            OrderIdShape::Number => json!(order_id),
-            OrderIdShape::String | OrderIdShape::Missing => json!(order_id.to_string()),
         }
     }
 }

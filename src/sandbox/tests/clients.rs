@@ -166,6 +166,12 @@ async fn every_official_client_can_ask_what_became_of_its_orders() {
             "{client}"
         );
     }
+    // C# and Go read the id as an integer, the documentation has a string.
+    handle.change_rules(|rules| rules.reply.report_id = IdShape::Number);
+    let report = json!({"order": {"id": id, "page": 1, "rowCount": 1000}});
+    let got = post(&mut connection, "get-report", report).await.json();
+    assert_eq!(got["response"]["order"]["id"], json!(id));
+
     // What node calls `next` behind the last page.
     let next = json!({"order": {"id": id, "page": 2, "rowCount": 1000}});
     let got = post(&mut connection, "get-report", next).await.json();
