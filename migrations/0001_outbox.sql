@@ -1118,8 +1118,9 @@ COMMENT ON COLUMN sms_outbox.deliveries.price IS
     'What the provider''s report says that the order cost, in the unit of the account: credits or liras. Of a job whose order is '
     'shared with others, the whole.';
 COMMENT ON COLUMN sms_outbox.deliveries.places IS
-    'Of a job with several recipients, a base-32 digit for each of jobs.recipients, in their order: the four bits of a number as in '
-    'facts, and 16 where the number stands at an earlier place; - where it was left out. Null for a job with one.';
+    'Of a job with several numbers, a base-32 digit for each of jobs.recipients, in their order: the four bits of a number as in '
+    'facts, and 16 where the number stands at an earlier place; - where it was left out. Null for a job with one, however often it was '
+    'written.';
 
 -- The same ranks as in src/delivery.rs, for whoever reads in SQL. One expression, so that it is inlined.
 CREATE FUNCTION sms_outbox.number_delivery(facts smallint, said integer) RETURNS text
@@ -1162,8 +1163,9 @@ BEGIN
         CROSS JOIN LATERAL string_to_table(known.places, NULL) WITH ORDINALITY AS place (digit, n)
         WHERE known.job_id = v_job.id
         UNION ALL
-        SELECT 1, sms_outbox.number_delivery(known.facts, known.facts::integer)
-        FROM sms_outbox.deliveries AS known
+        -- One number, however often it was written.
+        SELECT written.n, sms_outbox.number_delivery(known.facts, known.facts::integer)
+        FROM sms_outbox.deliveries AS known CROSS JOIN written
         WHERE known.job_id = v_job.id AND known.places IS NULL
     ), parts AS (
         -- Numbers of parts are in their one spelling.

@@ -52,7 +52,7 @@ pub enum Word {
 /// One thing that was said of a delivery. What is no news (accepted, being sent) is no fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fact {
-    /// Of one number, by its place among the job's recipients (from 0).
+    /// Of one number, by its place among the job's recipients (from 0); of a job that has one, whatever its place.
     Number(usize, Word, Source),
     /// Of an order as a whole: every message is final (114), and all of them were read. A number that is not among them was not
     /// sent to.
@@ -230,9 +230,11 @@ impl Numbers {
     /// What the delivery starts as.
     #[must_use]
     pub fn delivery(&self) -> Delivery {
-        match *self.places {
-            [_] => Delivery::single(),
-            _ => Delivery::list(self.places.iter().copied()),
+        // However often it was written, and whatever was left out beside it: an event tells no more than the number.
+        if self.first.len() == 1 {
+            Delivery::single()
+        } else {
+            Delivery::list(self.places.iter().copied())
         }
     }
 
@@ -349,8 +351,8 @@ impl Delivery {
                     (_, Word::Delivered) => REPORT_DELIVERED,
                 };
                 match &mut self.places {
-                    None if place == 0 => self.facts |= said | seen_by(source),
-                    None => {}
+                    // Wherever its one number stands.
+                    None => self.facts |= said | seen_by(source),
                     Some(places) => {
                         if let Some(held) = places.get_mut(place)
                             && let Some(value) = value_of(*held)
@@ -849,10 +851,22 @@ mod tests {
             }
             assert_eq!(delivery.places(), Some(places), "{said_of}");
         }
-        assert_eq!(
-            Numbers::read(["905321234567"], &[]).delivery(),
-            Delivery::single()
-        );
+        let written: [&[&str]; 3] = [
+            &["905321234567"],
+            &["0532 123 45 67", "905321234567"],
+            &["?", "905321234567", "905321234569"],
+        ];
+        for written in written {
+            let left_out = ["905321234569".to_owned()];
+            let numbers = Numbers::read(written.iter().copied(), &left_out);
+            let mut delivery = numbers.delivery();
+            assert_eq!(delivery, Delivery::single(), "{written:?}");
+            for fact in numbers.said(&number("905321234567"), Word::Delivered, Source::Report) {
+                delivery.learn(fact);
+            }
+            let outcome = delivery.outcome().expect("something was said");
+            assert_eq!((outcome.status, outcome.total), (Delivered, 1));
+        }
     }
 
     #[test]
