@@ -12,6 +12,7 @@ mod inspect;
 mod migrate;
 mod operate;
 mod pause;
+mod receive;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod send;
@@ -49,7 +50,7 @@ struct Cli {
 #[derive(Args, Debug)]
 struct LogArgs {
     /// How much is logged: error, warn, info, debug or trace, also for a library as in info,sqlx=debug [default: info for
-    /// worker and sandbox, error otherwise]
+    /// worker, receive and sandbox, error otherwise]
     #[arg(long, global = true, env = "SMS_OUTBOX_LOG", value_name = "LEVEL")]
     log: Option<String>,
     /// How it is logged
@@ -80,6 +81,8 @@ enum Command {
     Grant(grant::GrantArgs),
     /// Send what is due; run any number of these, on any number of machines
     Worker(Box<crate::config::WorkerArgs>),
+    /// Receive the provider's webhooks, which say what became of messages on the phone
+    Receive(Box<crate::config::ReceiverArgs>),
     /// Put a message into the outbox
     Send(Box<send::SendArgs>),
     /// What is there: jobs by status, account, sender, number or age
@@ -130,7 +133,7 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(&error.into()),
     };
     let unless_told = match &cli.command {
-        Command::Worker(_) => "info",
+        Command::Worker(_) | Command::Receive(_) => "info",
         #[cfg(feature = "sandbox")]
         Command::Sandbox(_) => "info",
         _ => "error",
@@ -211,6 +214,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(args) => migrate::run(args).await,
         Command::Grant(args) => grant::run(args).await,
         Command::Worker(args) => worker::run(*args).await,
+        Command::Receive(args) => receive::run(*args).await,
         Command::Send(args) => send::run(*args).await,
         Command::List(args) => inspect::list(*args).await,
         Command::Show(args) => inspect::show(args).await,

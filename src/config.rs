@@ -17,8 +17,10 @@ use crate::{
 };
 
 mod secret;
+mod webhook;
 
 pub use secret::{secret, ways_to_give};
+pub use webhook::{WebhookArgs, WebhookSecrets, Webhooks};
 
 /// A setting that cannot be used, in a sentence that an operator can act on. The program exits with 2.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,11 +42,11 @@ pub struct Variable {
     pub default: Option<String>,
 }
 
-/// Every variable behind an option of `command` or of a command below it, and the two that have no option because they are
+/// Every variable behind an option of `command` or of a command below it, and those that have no option because they are
 /// secret. Each once, in order of their names.
 #[must_use]
 pub fn variables(command: &clap::Command) -> Vec<Variable> {
-    let mut known: Vec<Variable> = [KEY, HASH]
+    let mut known: Vec<Variable> = [KEY, HASH, webhook::SECRET, webhook::FORWARD]
         .map(|name| Variable {
             name: name.to_owned(),
             default: None,
@@ -140,6 +142,14 @@ pub struct ProviderArgs {
     #[arg(long, env = "SMS_OUTBOX_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub connect_timeout: Duration,
 
+    /// Which accounts.
+    #[command(flatten)]
+    pub accounts: AccountArgs,
+}
+
+/// Which accounts.
+#[derive(Args, Clone, Debug, Default)]
+pub struct AccountArgs {
     /// The accounts to send for, separated by commas. Each has its own key and hash: ILETIMERKEZI_API_KEY and
     /// ILETIMERKEZI_API_HASH for `default`, ILETIMERKEZI_API_KEY_MARKETING and so on for `marketing`
     #[arg(
@@ -240,10 +250,34 @@ pub struct WorkerArgs {
     #[arg(long, env = "SMS_OUTBOX_METRICS_ADDRESS", value_name = "ADDRESS")]
     pub metrics_address: Option<SocketAddr>,
 
+    /// Whether it receives webhooks, too.
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
+
     /// Send foreign numbers instead of refusing them
     #[arg(long, env = "SMS_OUTBOX_INTERNATIONAL", value_name = "BOOL", default_value_t = false,
           num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
     pub international: bool,
+}
+
+/// Everything a receiver of webhooks is told. It needs no credentials of the provider's.
+#[derive(Args, Clone, Debug)]
+pub struct ReceiverArgs {
+    /// Which database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+
+    /// Which accounts.
+    #[command(flatten)]
+    pub accounts: AccountArgs,
+
+    /// Where webhooks are received.
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
+
+    /// Where to serve /metrics, /livez and /readyz over HTTP, as 127.0.0.1:9464; nowhere if not set
+    #[arg(long, env = "SMS_OUTBOX_METRICS_ADDRESS", value_name = "ADDRESS")]
+    pub metrics_address: Option<SocketAddr>,
 }
 
 impl WorkerArgs {
@@ -433,7 +467,7 @@ pub struct AccountSecrets {
     pub hash: SecretString,
 }
 
-impl ProviderArgs {
+impl AccountArgs {
     /// The accounts to send for, each of them once, in the order of their first mention.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
@@ -472,17 +506,25 @@ impl ProviderArgs {
         }
         Ok(())
     }
+}
+
+impl ProviderArgs {
+    /// The accounts to send for, each of them once, in the order of their first mention.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        self.accounts.names()
+    }
 
     /// Looks up the key and hash of every account, each [wherever it may stand](secret()). They have no flags: a command line is
     /// visible to every user of the machine.
     ///
     /// # Errors
-    /// When one is missing, naming its variable, and when [two accounts have one variable](Self::check_names).
+    /// When one is missing, naming its variable, and when [two accounts have one variable](AccountArgs::check_names).
     pub fn secrets(
         &self,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Vec<AccountSecrets>, Misconfigured> {
-        self.check_names()?;
+        self.accounts.check_names()?;
         let mut found: Vec<AccountSecrets> = Vec::new();
         for account in self.names() {
             let suffix = variable_suffix(account);

@@ -1,11 +1,13 @@
-//! The worker as a process: builds the parts, watches over them, stops them in two stages.
+//! The worker as a process: builds the parts, watches over them, stops them in two stages. The receiver of webhooks likewise.
+
+mod receive;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{AccountSecrets, Misconfigured, WorkerArgs, connections, shared_keys},
+    config::{AccountSecrets, Misconfigured, Webhooks, WorkerArgs, connections, shared_keys},
     dispatch::{Account, Dispatch, Outage, Settings},
     failpoints,
     metrics::Metrics,
@@ -15,7 +17,10 @@ use crate::{
         chain,
     },
     provider::{Credentials, Provider, ProviderConfig, ProviderError, origin},
+    receiver::{Receiver, ReceiverError},
 };
+
+pub use receive::receive;
 
 /// How a worker is told to stop.
 #[derive(Clone, Debug)]
@@ -58,6 +63,9 @@ pub enum DaemonError {
     /// The HTTP client could not be made.
     #[error("setting up the connection to the provider")]
     Provider(#[source] ProviderError),
+    /// Webhooks cannot be received.
+    #[error(transparent)]
+    Receiver(#[from] ReceiverError),
     /// `sms-outbox migrate` has not been run.
     #[error("the database has no schema sms_outbox yet: run `sms-outbox migrate` first")]
     NoSchema,
@@ -94,14 +102,16 @@ pub enum DaemonError {
 pub async fn run(
     config: &WorkerArgs,
     secrets: Vec<AccountSecrets>,
+    webhooks: Option<Webhooks>,
     stops: Stops,
 ) -> Result<Ended, DaemonError> {
     config.check()?;
     config.check_exclusive(&secrets)?;
-    for warning in config.warnings().into_iter().chain(shared_keys(&secrets)) {
+    let odd = config.warnings().into_iter().chain(shared_keys(&secrets));
+    for warning in odd.chain(webhooks.iter().flat_map(Webhooks::warnings)) {
         tracing::warn!("{warning}");
     }
-    let worker = worker_name();
+    let worker = process_name();
     let accounts: Vec<Account> = secrets
         .into_iter()
         .map(|secrets| Account {
@@ -121,20 +131,14 @@ pub async fn run(
         provider: origin(&config.provider.base_url).map_err(address)?.into(),
     };
     let outbox = ConnectOptions {
-        connections: connections(accounts.len()),
+        connections: connections(accounts.len()) + u32::from(webhooks.is_some()),
         application_name: format!("sms-outbox {worker}"),
         watcher: Some(watcher),
         for_worker: true,
         ..config.database.connect_options()?
     }
     .connect_lazily()
-    .map_err(|error| {
-        Misconfigured(format!(
-            "DATABASE_URL cannot be used: {}; {}",
-            chain(&error),
-            advice(&error)
-        ))
-    })?;
+    .map_err(unusable)?;
     let provider = Provider::new(ProviderConfig {
         base_url: config.provider.base_url.clone(),
         request_timeout: config.provider.request_timeout,
@@ -176,7 +180,7 @@ pub async fn run(
     let _serving = match config.metrics_address {
         Some(address) => {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
-            let monitor = Monitor::new(
+            let monitor = Monitor::worker(
                 &outbox,
                 names,
                 &metrics,
@@ -188,7 +192,23 @@ pub async fn run(
         }
         None => None,
     };
-    if wait_for_schema(&outbox, &outage, &stops.gently)
+    let stop = stops.gently.child_token();
+    // Before the database is there, too: whoever sends an event is told to come again.
+    let receiver = match &webhooks {
+        Some(webhooks) => Some(
+            Receiver::start(
+                webhooks,
+                &outbox,
+                Arc::clone(&outage),
+                &metrics,
+                stop.clone(),
+                broken.clone(),
+            )
+            .await?,
+        ),
+        None => None,
+    };
+    if wait_for_schema(&outbox, RoleKind::Worker, &outage, &stops.gently)
         .await?
         .is_none()
     {
@@ -207,7 +227,6 @@ pub async fn run(
         reconciling: config.reconciling(),
         metrics,
     };
-    let stop = stops.gently.child_token();
     let running = Dispatch::start(
         outbox,
         provider,
@@ -225,8 +244,17 @@ pub async fn run(
         () = broken.cancelled() => stop.cancel(),
     }
     let grace = config.shutdown_grace;
+    let drained = async {
+        // Side by side: neither has to wait for the other.
+        let received = async {
+            if let Some(receiver) = receiver {
+                receiver.drain().await;
+            }
+        };
+        tokio::join!(running.drain(), received);
+    };
     let ended = tokio::select! {
-        () = running.drain() => Ended::Gracefully,
+        () = drained => Ended::Gracefully,
         () = tokio::time::sleep(grace) => {
             tracing::error!(worker, grace_ms = in_ms(grace), "stopped before everything in flight was recorded");
             Ended::Interrupted
@@ -245,10 +273,20 @@ pub async fn run(
     Ok(ended)
 }
 
-/// Waits for the database where waiting may help, and then insists on the schema and on the rights of a worker. `None`: told to stop
-/// meanwhile.
+/// An address of the database that cannot even be tried.
+fn unusable(error: OutboxError) -> Misconfigured {
+    Misconfigured(format!(
+        "DATABASE_URL cannot be used: {}; {}",
+        chain(&error),
+        advice(&error)
+    ))
+}
+
+/// Waits for the database where waiting may help, and then insists on the schema and on the rights of such a role. `None`: told to
+/// stop meanwhile.
 async fn wait_for_schema(
     outbox: &Outbox,
+    kind: RoleKind,
     outage: &Outage,
     stop: &CancellationToken,
 ) -> Result<Option<()>, DaemonError> {
@@ -258,7 +296,7 @@ async fn wait_for_schema(
         };
         // A role that lacks something would find out job by job, and wait each time as for a database that is away.
         let found = match state {
-            Ok(SchemaState::Current { .. }) => outbox.hindrances(RoleKind::Worker).await,
+            Ok(SchemaState::Current { .. }) => outbox.hindrances(kind).await,
             Ok(SchemaState::Missing) => return Err(DaemonError::NoSchema),
             Ok(SchemaState::Unreleased) => return Err(DaemonError::UnreleasedSchema),
             Ok(SchemaState::Older { found, known }) => {
@@ -268,7 +306,7 @@ async fn wait_for_schema(
                 return Err(DaemonError::NewerSchema { found, known });
             }
             // Not even the version may be read.
-            Err(error) if error.is_about_privileges() => outbox.hindrances(RoleKind::Worker).await,
+            Err(error) if error.is_about_privileges() => outbox.hindrances(kind).await,
             Err(error) => Err(error),
         };
         let wait = match found {
@@ -298,7 +336,7 @@ async fn wait_for_schema(
 }
 
 /// A name that tells machine, process and start apart.
-fn worker_name() -> String {
+fn process_name() -> String {
     let host = nix::unistd::gethostname()
         .ok()
         .and_then(|name| name.into_string().ok());

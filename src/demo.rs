@@ -16,7 +16,7 @@ use sqlx::{Executor, PgPool};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{AccountSecrets, DatabaseArgs, ProviderArgs, WorkerArgs},
+    config::{AccountArgs, AccountSecrets, DatabaseArgs, ProviderArgs, WebhookArgs, WorkerArgs},
     daemon::{self, DaemonError, Ended, Stops},
     embedded::{self, EmbeddedError, Sources},
     message::MessageError,
@@ -149,7 +149,7 @@ async fn play(
     let secrets = credentials();
     let worker = tokio::spawn({
         let stops = worker_stops.clone();
-        async move { daemon::run(&config, secrets, stops).await }
+        async move { daemon::run(&config, secrets, None, stops).await }
     });
     show::part(
         "worker",
@@ -234,7 +234,9 @@ fn worker(url: &str, base_url: &str) -> WorkerArgs {
             base_url: base_url.to_owned(),
             request_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(1),
-            accounts: vec!["default".to_owned()],
+            accounts: AccountArgs {
+                accounts: vec!["default".to_owned()],
+            },
         },
         concurrency: 50,
         rate_per_second: 100,
@@ -252,6 +254,7 @@ fn worker(url: &str, base_url: &str) -> WorkerArgs {
         reconcile_settle: Duration::from_secs(900),
         shutdown_grace: Duration::from_secs(5),
         metrics_address: None,
+        webhook: WebhookArgs::default(),
         international: false,
     }
 }

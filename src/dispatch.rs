@@ -39,11 +39,13 @@ use tracing::Instrument;
 use concurrency::{Concurrency, Poll, RequestPermit};
 use content_lock::{ContentLock, ContentLocks};
 use gate::{Permit, Slot, Withheld, slots_ahead};
+pub(crate) use health::Pulse;
 pub use outage::Outage;
 use parse::{ParsedJob, send_at};
 use recorder::Entry;
+pub(crate) use running::watched;
 pub use running::{Account, Running, Settings};
-use running::{AccountState, jitter, watched};
+use running::{AccountState, jitter};
 use turns::Turns;
 
 use crate::{

@@ -72,6 +72,8 @@ pub mod backoff;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
+#[cfg(feature = "worker")]
+mod bounded;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
@@ -113,6 +115,9 @@ pub mod outbox;
 #[cfg(feature = "worker")]
 #[doc(hidden)]
 pub mod provider;
+#[cfg(feature = "worker")]
+#[doc(hidden)]
+pub mod receiver;
 #[cfg(feature = "worker")]
 #[doc(hidden)]
 pub mod reconciliation;

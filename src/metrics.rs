@@ -12,6 +12,10 @@ use prometheus_client::{
 
 use crate::lifecycle::{ErrorClass, Outcome, PauseScope, Verdict};
 
+mod webhooks;
+
+pub(crate) use webhooks::{EventResult, ForwardResult, WebhookMetrics};
+
 /// Names and values, in the order in which they are shown.
 pub(crate) type Labels = Vec<(&'static str, String)>;
 type Counters = Family<Labels, Counter>;
@@ -101,6 +105,8 @@ pub struct Metrics {
     /// Times that the database became unavailable.
     pub(crate) database_outages: Counter,
     database_away: Counter<f64, AtomicU64>,
+    /// What is received of webhooks, if anything is.
+    pub(crate) webhooks: WebhookMetrics,
 }
 
 impl fmt::Debug for Metrics {
@@ -216,20 +222,10 @@ impl Metrics {
                 "Jobs whose processing panicked: a bug in the worker, which goes on with the others",
                 &self.job_panics,
             ),
-            (
-                "database_outages",
-                "Times that the database became unavailable",
-                &self.database_outages,
-            ),
         ] {
             registry.register(name, help, counter.clone());
         }
-        registry.register_with_unit(
-            "database_away",
-            "How long the database was unavailable",
-            Unit::Seconds,
-            self.database_away.clone(),
-        );
+        self.register_receiver(registry);
         registry.register_with_unit(
             "request_duration",
             "From the start of a request to its answer or its end",
@@ -260,6 +256,22 @@ impl Metrics {
         for result in Reconciled::ALL {
             drop(self.reconciliations.get_or_create(&reconciled(result)));
         }
+    }
+
+    /// Names to `registry` what there is without a worker. Not the build: that there is one says that there is a worker.
+    pub(crate) fn register_receiver(&self, registry: &mut Registry) {
+        registry.register(
+            "database_outages",
+            "Times that the database became unavailable",
+            self.database_outages.clone(),
+        );
+        registry.register_with_unit(
+            "database_away",
+            "How long the database was unavailable",
+            Unit::Seconds,
+            self.database_away.clone(),
+        );
+        self.webhooks.register(registry);
     }
 
     /// The part that belongs to one account.

@@ -1,8 +1,6 @@
-//! What a worker tells those who watch it, over HTTP: `/metrics` for Prometheus, `/livez` for whoever restarts it, `/readyz` (and
+//! What a worker, or a receiver, tells those who watch it, over HTTP: `/metrics` for Prometheus, `/livez` for whoever restarts it, `/readyz` (and
 //! `/healthz`, its other name) for whoever wants to know whether it can work. Off unless an address is given. No credentials, numbers or texts are in it, but it asks for no password either: it belongs on loopback
 //! or in a network of one's own.
-
-mod bounded;
 
 use std::{
     net::SocketAddr,
@@ -25,9 +23,8 @@ use prometheus_client::{
 use tokio::{net::TcpListener, sync::Mutex};
 use tokio_util::sync::CancellationToken;
 
-use bounded::Bounded;
-
 use crate::{
+    bounded::{Bounded, Bounds},
     dispatch::Outage,
     metrics::{Labels, Metrics},
     outbox::{Depth, Outbox, OutboxError, chain},
@@ -40,25 +37,43 @@ const DATABASE_DEADLINE: Duration = Duration::from_secs(4);
 /// More jobs than this in one account and priority are counted as so many.
 const COUNTED: i64 = 50_000;
 
+/// A few who scrape and look are served side by side. Prometheus waits ten seconds for an answer by default.
+const BOUNDS: Bounds = Bounds {
+    connections: 32,
+    silence: Duration::from_secs(2),
+    request: Duration::from_secs(15),
+    idle: Duration::from_secs(15),
+};
+
 /// The figure for jobs whose wait nothing explains.
 const UNEXPLAINED: &str = "unexplained";
 
 const PREFIX: &str = "sms_outbox";
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What is needed to tell how a worker is.
+/// What is needed to tell how a worker, or a receiver, is.
 pub(crate) struct Monitor {
-    outbox: Outbox,
-    accounts: Vec<String>,
+    /// `None`: it is not this role's to look at.
+    queue: Option<Queue>,
     registry: Registry,
+    metrics: Metrics,
     outage: Arc<Outage>,
     broken: CancellationToken,
+    /// What it does while it is well.
+    well: &'static str,
+}
+
+/// What waits in the database.
+struct Queue {
+    outbox: Outbox,
+    accounts: Vec<String>,
     /// What was read last, and when; `None` inside: it could not be.
     read: Mutex<Option<(Instant, Option<Vec<Depth>>)>>,
 }
 
 impl Monitor {
-    pub(crate) fn new(
+    /// Of a worker.
+    pub(crate) fn worker(
         outbox: &Outbox,
         accounts: Vec<String>,
         metrics: &Metrics,
@@ -68,12 +83,34 @@ impl Monitor {
         let mut registry = Registry::with_prefix(PREFIX);
         metrics.register(&mut registry);
         Self {
-            outbox: outbox.within(DATABASE_DEADLINE),
-            accounts,
+            queue: Some(Queue {
+                outbox: outbox.within(DATABASE_DEADLINE),
+                accounts,
+                read: Mutex::new(None),
+            }),
             registry,
+            metrics: metrics.clone(),
             outage,
             broken,
-            read: Mutex::new(None),
+            well: "The worker claims and records.",
+        }
+    }
+
+    /// Of a receiver, which may not look at the queue.
+    pub(crate) fn receiver(
+        metrics: &Metrics,
+        outage: Arc<Outage>,
+        broken: CancellationToken,
+    ) -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        metrics.register_receiver(&mut registry);
+        Self {
+            queue: None,
+            registry,
+            metrics: metrics.clone(),
+            outage,
+            broken,
+            well: "The receiver records.",
         }
     }
 
@@ -91,7 +128,7 @@ impl Monitor {
             .route("/healthz", get(readyz))
             .with_state(Arc::new(self));
         let server = tokio::spawn(async move {
-            if let Err(error) = axum::serve(Bounded::new(listener), app).await {
+            if let Err(error) = axum::serve(Bounded::new(listener, BOUNDS), app).await {
                 tracing::error!(error = %chain(&error), "metrics are not served any more");
             }
         });
@@ -102,9 +139,23 @@ impl Monitor {
     fn broken_down(&self) -> Option<String> {
         self.broken
             .is_cancelled()
-            .then(|| "A part of the worker has died; it is going down.".to_owned())
+            .then(|| "A part of it has died; it is going down.".to_owned())
     }
 
+    async fn text(&self) -> Result<String, std::fmt::Error> {
+        self.metrics.webhooks.refresh();
+        let mut text = String::new();
+        encode_registry(&mut text, &self.registry)?;
+        if let Some(queue) = &self.queue {
+            let depth = queue.depth().await;
+            encode_registry(&mut text, &figures(&queue.accounts, depth.as_deref()))?;
+        }
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+}
+
+impl Queue {
     async fn depth(&self) -> Option<Vec<Depth>> {
         // Held meanwhile: whoever asks at the same time waits for the same answer.
         let mut read = self.read.lock().await;
@@ -137,15 +188,6 @@ impl Monitor {
             value: stuck.jobs,
         }));
         Ok(depth)
-    }
-
-    async fn text(&self) -> Result<String, std::fmt::Error> {
-        let depth = self.depth().await;
-        let mut text = String::new();
-        encode_registry(&mut text, &self.registry)?;
-        encode_registry(&mut text, &figures(&self.accounts, depth.as_deref()))?;
-        encode_eof(&mut text)?;
-        Ok(text)
     }
 }
 
@@ -251,7 +293,7 @@ async fn livez(State(monitor): State<Arc<Monitor>>) -> Response {
 async fn readyz(State(monitor): State<Arc<Monitor>>) -> Response {
     answer(
         monitor.broken_down().or_else(|| monitor.outage.unready()),
-        "The worker claims and records.",
+        monitor.well,
     )
 }
 

@@ -30,6 +30,7 @@ use crate::{
 
 mod block_list;
 mod classify;
+mod event;
 mod handover;
 mod reply;
 mod reports;
@@ -38,6 +39,7 @@ mod words;
 
 pub use block_list::BlockListPage;
 use classify::classify;
+pub use event::{Event, News};
 use handover::Handover;
 use reply::{Answer, LONGEST_BODY, Reply};
 pub use reports::{NumbersPage, ReportPage};
@@ -679,7 +681,7 @@ fn cause(error: reqwest::Error) -> (ErrorClass, String) {
 }
 
 /// Plain TLS settings with the machine's own root certificates.
-fn tls(base: &Url) -> Result<rustls::ClientConfig, ProviderError> {
+pub(crate) fn tls(base: &Url) -> Result<rustls::ClientConfig, ProviderError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

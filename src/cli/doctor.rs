@@ -2,6 +2,7 @@
 //! in `judge`.
 
 mod judge;
+mod webhook;
 
 use std::{
     process::ExitCode,
@@ -38,7 +39,7 @@ pub(super) struct DoctorArgs {
     worker: WorkerArgs,
 
     /// What the database role is for. The settings, the provider and the accounts are looked at for a worker only, the queue
-    /// for whoever may read it
+    /// for whoever may read it; a receiver that runs is sent an event
     #[arg(long = "as", value_name = "KIND", default_value = "worker", value_parser = kind_of_role())]
     kind: RoleKind,
 
@@ -151,15 +152,23 @@ pub(super) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
         findings: Vec::new(),
         shows: !args.json,
     };
-    if args.kind == RoleKind::Worker {
-        report.extend(judge::settings(
+    match args.kind {
+        RoleKind::Worker => report.extend(judge::settings(
             &args.worker,
             environment::unknown(&super::command()),
-        ));
+        )),
+        RoleKind::Receiver => {
+            report.extend(judge::misspelt(environment::unknown(&super::command())));
+        }
+        RoleKind::Producer | RoleKind::Operator | RoleKind::Support => {}
     }
     let senders = database(&args.worker, args.kind, &mut report).await;
     if args.kind == RoleKind::Worker {
         provider(&args.worker, &senders, &mut report).await;
+    }
+    let receives = args.worker.webhook.webhook_address.is_some();
+    if args.kind == RoleKind::Receiver || (args.kind == RoleKind::Worker && receives) {
+        report.extend(webhook::examine(&args.worker).await);
     }
 
     let (faults, warnings) = (report.count(Level::Fault), report.count(Level::Warning));
@@ -398,7 +407,7 @@ async fn provider(config: &WorkerArgs, senders: &[SenderInUse], report: &mut Rep
         });
     }
     let names = config.provider.names();
-    let told_apart = config.provider.check_names();
+    let told_apart = config.provider.accounts.check_names();
     if let Err(error) = &told_apart {
         report.add(if names.is_empty() {
             Finding::fault(
@@ -417,7 +426,7 @@ async fn provider(config: &WorkerArgs, senders: &[SenderInUse], report: &mut Rep
     let mut found: Vec<AccountSecrets> = Vec::new();
     for name in names {
         let mut one = config.provider.clone();
-        one.accounts = vec![name.to_owned()];
+        one.accounts.accounts = vec![name.to_owned()];
         // One account without its key says nothing about the others.
         match one.secrets(|variable| std::env::var(variable).ok()) {
             Ok(secrets) => found.extend(secrets),

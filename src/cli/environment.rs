@@ -12,9 +12,14 @@ use crate::config::{Misconfigured, variables};
 const OURS: &str = "SMS_OUTBOX_";
 
 /// What is read without an option of its own: by the private Postgres, and by what surrounds the program.
-const ALSO_READ: [&str; 1] = ["SMS_OUTBOX_POSTGRES_RELEASES"];
-/// The tests' own, which are set where tests and program run side by side; and those of a build with failpoints.
-const OTHERS: [&str; 3] = [
+const ALSO_READ: [&str; 2] = [
+    "SMS_OUTBOX_POSTGRES_RELEASES",
+    "SMS_OUTBOX_WEBHOOK_FORWARD_FILE",
+];
+/// The tests' own, which are set where tests and program run side by side; those of a build with failpoints; and the secrets of
+/// further accounts, whose absence is told where webhooks are received.
+const OTHERS: [&str; 4] = [
+    "SMS_OUTBOX_WEBHOOK_SECRET_",
     "SMS_OUTBOX_TEST_",
     "SMS_OUTBOX_FAILPOINTS",
     "SMS_OUTBOX_WRONG_VARIANT",

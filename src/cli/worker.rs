@@ -18,14 +18,19 @@ pub(super) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         at_once: CancellationToken::new(),
     };
     listen(&stops)?;
-    let secrets = args.provider.secrets(|name| std::env::var(name).ok())?;
+    let variable = |name: &str| std::env::var(name).ok();
+    let secrets = args.provider.secrets(variable)?;
+    let webhooks = args.webhook.webhooks(&args.provider.accounts, variable)?;
+    ended(daemon::run(&args, secrets, webhooks, stops).await)
+}
+
+/// How a process ends that sends or receives.
+pub(super) fn ended(result: Result<Ended, DaemonError>) -> anyhow::Result<ExitCode> {
     // Unwrapped, so that a setting that cannot be used is told apart by the exit code.
-    let ended = daemon::run(&args, secrets, stops)
-        .await
-        .map_err(|error| match error {
-            DaemonError::Misconfigured(error) => anyhow::Error::from(error),
-            other => other.into(),
-        })?;
+    let ended = result.map_err(|error| match error {
+        DaemonError::Misconfigured(error) => anyhow::Error::from(error),
+        other => other.into(),
+    })?;
     match ended {
         Ended::Gracefully => Ok(ExitCode::SUCCESS),
         Ended::Interrupted | Ended::Broken => Ok(ExitCode::FAILURE),

@@ -42,7 +42,7 @@ struct State {
 
 /// One loop's own; it is forgotten when this is dropped.
 #[derive(Debug)]
-pub(super) struct Pulse(Arc<Mutex<State>>);
+pub(crate) struct Pulse(Arc<Mutex<State>>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -50,7 +50,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Pulse {
     /// A call begins; or what could not be done is tried again.
-    pub(super) fn begins(&self) {
+    pub(crate) fn begins(&self) {
         let now = Instant::now();
         let mut state = lock(&self.0);
         state.calling = Some(now);
@@ -58,7 +58,7 @@ impl Pulse {
     }
 
     /// It succeeded, and nothing is left that has failed.
-    pub(super) fn succeeded(&self) {
+    pub(crate) fn succeeded(&self) {
         let mut state = lock(&self.0);
         state.calling = None;
         state.failing = None;
@@ -67,7 +67,7 @@ impl Pulse {
     }
 
     /// It failed, and is tried again later.
-    pub(super) fn failed(&self, error: &OutboxError) {
+    pub(crate) fn failed(&self, error: &OutboxError) {
         let now = Instant::now();
         let mut state = lock(&self.0);
         let began = state.calling.take().unwrap_or(now);

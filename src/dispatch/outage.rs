@@ -70,7 +70,7 @@ impl Outage {
     }
 
     /// For another loop.
-    pub(super) fn pulse(&self, what: &str) -> Pulse {
+    pub(crate) fn pulse(&self, what: &str) -> Pulse {
         self.health.pulse(what, false)
     }
 

@@ -209,7 +209,7 @@ pub(super) fn jitter() -> f64 {
 
 /// Runs a task whose panic must not go unnoticed: a worker that has lost a part of itself says so and goes down, instead of
 /// living on half dead.
-pub(super) async fn watched(
+pub(crate) async fn watched(
     broken: CancellationToken,
     what: &'static str,
     task: impl Future<Output = ()>,

@@ -27,6 +27,7 @@ mod pauses;
 mod pgbouncer;
 mod private_postgres;
 mod producers;
+mod receiver;
 mod reconciliation;
 mod recording;
 mod restores;

@@ -130,7 +130,13 @@ fn names(text: &str) -> BTreeSet<String> {
 async fn the_page_lists_every_metric_with_its_labels_and_no_other_and_the_rules_use_them() {
     let database = TestDatabase::create().await;
     let provider = FakeProvider::start();
-    let worker = Process::worker(&database.worker_url(), &provider.url(), &ANYWHERE);
+    // One that receives webhooks, too.
+    let worker = Process::worker_with(
+        &database.worker_url(),
+        &provider.url(),
+        &[&ANYWHERE[..], &["--webhook-address", "127.0.0.1:0"]].concat(),
+        &[("SMS_OUTBOX_WEBHOOK_SECRET", "a-secret-of-the-tests-0123")],
+    );
     let address = address(&worker).await;
     let text = wait_for_value(&address, "sms_outbox_database_up", &[], 1.0).await;
     let served = families(&text);

@@ -34,17 +34,18 @@ pub(super) fn settings(config: &WorkerArgs, unknown: Vec<String>) -> Vec<Finding
     for warning in config.warnings() {
         findings.push(Finding::warning("settings", warning, "change one of them"));
     }
-    for warning in unknown {
-        findings.push(Finding::warning(
-            "settings",
-            warning,
-            "put its name right, or take it away",
-        ));
-    }
+    findings.extend(misspelt(unknown));
     if findings.is_empty() {
         findings.push(Finding::ok("settings", "they fit together"));
     }
     findings
+}
+
+/// Variables that nobody reads.
+pub(super) fn misspelt(unknown: Vec<String>) -> Vec<Finding> {
+    let finding =
+        |warning| Finding::warning("settings", warning, "put its name right, or take it away");
+    unknown.into_iter().map(finding).collect()
 }
 
 /// `needed`: how many connections whoever asks would take; `None`: the few of a command.

@@ -99,7 +99,7 @@ impl Worker {
             at_once: CancellationToken::new(),
         };
         let told = stops.clone();
-        let running = tokio::spawn(async move { daemon::run(&args, secrets, told).await });
+        let running = tokio::spawn(async move { daemon::run(&args, secrets, None, told).await });
         Self { running, stops }
     }
 

@@ -1,5 +1,5 @@
 //! A listener that nobody can use up: so many connections at once, and each for so long. What it leaves to the kernel costs the
-//! worker no file descriptor, which its messages need.
+//! process no file descriptor, which its messages need.
 
 use std::{
     future::Future,
@@ -19,25 +19,34 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// Connections at once. A few who scrape and look are served side by side.
-const CONNECTIONS: usize = 32;
-/// Before its first byte: whoever connects has something to ask.
-const SILENCE: Duration = Duration::from_secs(2);
-/// How long a connection lasts after that, whatever it does: Prometheus waits ten seconds for an answer by default.
-const LIFETIME: Duration = Duration::from_secs(15);
 /// Before another try where none can be accepted.
 const RETRY: Duration = Duration::from_millis(200);
 
-pub(super) struct Bounded {
+/// How much of it anybody may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Connections at once.
+    pub(crate) connections: usize,
+    /// Before the first byte of a connection: whoever connects has something to say.
+    pub(crate) silence: Duration,
+    /// From the first byte of a request to the first one of its answer.
+    pub(crate) request: Duration,
+    /// From there to the first byte of the next request.
+    pub(crate) idle: Duration,
+}
+
+pub(crate) struct Bounded {
     listener: TcpListener,
+    bounds: Bounds,
     free: Arc<Semaphore>,
 }
 
 impl Bounded {
-    pub(super) fn new(listener: TcpListener) -> Self {
+    pub(crate) fn new(listener: TcpListener, bounds: Bounds) -> Self {
         Self {
             listener,
-            free: Arc::new(Semaphore::new(CONNECTIONS)),
+            bounds,
+            free: Arc::new(Semaphore::new(bounds.connections)),
         }
     }
 }
@@ -54,17 +63,20 @@ impl Listener for Bounded {
             };
             match self.listener.accept().await {
                 Ok((stream, from)) => {
+                    // Answers are one packet each; whether that is sent at once is all it changes.
+                    stream.set_nodelay(true).ok();
                     let connection = Connection {
                         stream,
-                        ends: Box::pin(sleep(SILENCE)),
-                        heard: false,
+                        bounds: self.bounds,
+                        ends: Box::pin(sleep(self.bounds.silence)),
+                        is_asking: false,
                         _permit: permit,
                     };
                     return (connection, from);
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely.
-                    tracing::debug!(%error, "a connection to the metrics could not be accepted");
+                    tracing::debug!(%error, "a connection could not be accepted");
                     sleep(RETRY).await;
                 }
             }
@@ -77,10 +89,12 @@ impl Listener for Bounded {
 }
 
 /// A connection that ends in time.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
+    bounds: Bounds,
     ends: Pin<Box<Sleep>>,
-    heard: bool,
+    /// Whether something was read since something was written.
+    is_asking: bool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -89,6 +103,18 @@ impl Connection {
         match self.ends.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(()),
+        }
+    }
+
+    fn asks(&mut self, is_asking: bool) {
+        if self.is_asking != is_asking {
+            self.is_asking = is_asking;
+            let more = if is_asking {
+                self.bounds.request
+            } else {
+                self.bounds.idle
+            };
+            self.ends.as_mut().reset(Instant::now() + more);
         }
     }
 }
@@ -102,9 +128,8 @@ impl AsyncRead for Connection {
         self.lives(context)?;
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if !self.heard && buffer.filled().len() > before {
-            self.heard = true;
-            self.ends.as_mut().reset(Instant::now() + LIFETIME);
+        if buffer.filled().len() > before {
+            self.asks(true);
         }
         read
     }
@@ -117,7 +142,11 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.lives(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.asks(false);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
