@@ -16,6 +16,7 @@ mod limit;
 mod plot;
 mod processes;
 mod producers;
+mod receiver;
 mod stage;
 mod usage;
 mod writing;
@@ -54,11 +55,13 @@ pub enum Scenario {
     Limit,
     /// What the outbox costs those who write.
     Producers,
+    /// How many events of the provider a receiver takes, and how soon.
+    Receiver,
 }
 
 impl Scenario {
     /// All, in the order in which they run.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Drain,
         Self::Latency,
         Self::Backlog,
@@ -66,6 +69,7 @@ impl Scenario {
         Self::Idle,
         Self::Limit,
         Self::Producers,
+        Self::Receiver,
     ];
 
     /// As people write it.
@@ -79,6 +83,7 @@ impl Scenario {
             Self::Idle => "idle",
             Self::Limit => "limit",
             Self::Producers => "producers",
+            Self::Receiver => "receiver",
         }
     }
 }
@@ -315,6 +320,9 @@ pub enum BenchError {
     /// Standard input or output of the bare loop.
     #[error("talking to whoever started the bare loop")]
     Told(#[source] io::Error),
+    /// The receiver did not take an event.
+    #[error("posting to the receiver")]
+    Receiver(#[source] io::Error),
     /// A bug.
     #[error("a part of the measurement has died")]
     Panicked,
@@ -377,6 +385,7 @@ async fn measure(plan: &Plan, stage: &Stage, report: &mut Report) -> Result<(), 
             Scenario::Idle => idle::measure(stage, sizes, &progress).await?,
             Scenario::Limit => limit::measure(stage, sizes, &progress).await?,
             Scenario::Producers => producers::measure(stage, sizes, &progress).await?,
+            Scenario::Receiver => receiver::measure(stage, sizes, &progress).await?,
         };
         report.results.extend(outcome.results);
         report.plots.extend(outcome.plots);

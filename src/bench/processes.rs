@@ -184,14 +184,16 @@ impl Process {
         }
     }
 
-    /// Waits until it has logged a line with `text`.
-    pub async fn logs(&mut self, within: Duration, text: &str) -> Result<(), BenchError> {
+    /// Waits until it has logged a line with `text`; returns that line.
+    pub async fn logs(&mut self, within: Duration, text: &str) -> Result<String, BenchError> {
         let log = self.log.clone();
         self.says(within, |_| {
-            fs::read_to_string(&log)
-                .unwrap_or_default()
-                .contains(text)
-                .then_some(())
+            let logged = fs::read_to_string(&log).unwrap_or_default();
+            let mut lines = logged.split_inclusive('\n');
+            // Only once it is complete.
+            lines
+                .find(|line| line.contains(text) && line.ends_with('\n'))
+                .map(str::to_owned)
         })
         .await
     }

@@ -1,5 +1,6 @@
 //! What a measurement needs around it: a server with fresh databases, the sandbox, workers. Gone when the stage is struck.
 
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,6 +19,9 @@ use crate::sandbox::{SandboxConfig, show_duration};
 
 /// What the databases' names begin with, on a server that somebody else owns too.
 const PREFIX: &str = "sms_outbox_bench_";
+
+/// Of a receiver that lives for a measurement.
+pub const RECEIVER_SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// How long anything may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -295,7 +299,32 @@ impl Stage {
 
     /// Waits until a worker has found its database and schema, and looks for work.
     pub async fn ready(&self, worker: &mut Process) -> Result<(), BenchError> {
-        worker.logs(PATIENCE, "ready").await
+        worker.logs(PATIENCE, "ready").await.map(drop)
+    }
+
+    /// Starts a receiver of webhooks with the program's defaults, and waits until it is ready; says where it listens.
+    pub async fn receiver(&self, database: &Database) -> Result<(Process, SocketAddr), BenchError> {
+        let what = "receiver";
+        let mut receiver = self.herd.start(
+            what,
+            &["receive", "--webhook-address", "127.0.0.1:0"],
+            &[
+                ("DATABASE_URL", database.url()),
+                ("SMS_OUTBOX_WEBHOOK_SECRET", RECEIVER_SECRET),
+            ],
+        )?;
+        let line = receiver.logs(PATIENCE, "receiving webhooks").await?;
+        let word = line
+            .split("address=")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next());
+        let address = word.and_then(|word| word.parse().ok());
+        let address = address.ok_or_else(|| BenchError::Start {
+            what,
+            source: std::io::ErrorKind::AddrNotAvailable.into(),
+        })?;
+        self.ready(&mut receiver).await?;
+        Ok((receiver, address))
     }
 
     /// Starts a bare loop that ends when nothing is left, or after about `at_most` jobs.

@@ -25,7 +25,7 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "URL")]
     server: Option<String>,
 
-    /// Jobs that one measurement drains
+    /// Jobs that one measurement drains, and events that a receiver takes flat out
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     jobs: u64,
 
@@ -103,6 +103,8 @@ enum Named {
     Limit,
     /// What the outbox costs those who write
     Producers,
+    /// How many events of the provider a receiver of webhooks takes, and how soon they are answered
+    Receiver,
 }
 
 impl From<Named> for Scenario {
@@ -115,6 +117,7 @@ impl From<Named> for Scenario {
             Named::Idle => Self::Idle,
             Named::Limit => Self::Limit,
             Named::Producers => Self::Producers,
+            Named::Receiver => Self::Receiver,
         }
     }
 }

@@ -123,6 +123,38 @@ async fn a_tiny_drain_is_measured_beside_the_bare_loop() {
     assert_eq!(names(temp.path()), [""; 0], "left behind");
 }
 
+#[tokio::test]
+async fn a_few_events_are_posted_to_a_receiver() {
+    let temp = temp();
+    let arguments = [
+        "receiver",
+        "--jobs",
+        "300",
+        "--seconds",
+        "2",
+        "--rounds",
+        "1",
+        "--json",
+    ];
+    let output = finished(bench(&arguments, temp.path())).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    let results = report["results"].as_array().expect("a list");
+    let cases: Vec<&Value> = results.iter().map(|result| &result["case"]).collect();
+    assert_eq!(cases, ["2000 a second", "64 connections, flat out"]);
+    for result in results {
+        for name in ["events_per_second", "p99_ms", "wal_bytes_per_event"] {
+            let figure = result["figures"][name].as_f64();
+            assert!(
+                figure.is_some_and(|figure| figure > 0.0),
+                "{name}: {result}"
+            );
+        }
+    }
+    assert_eq!(names(temp.path()), [""; 0], "left behind");
+}
+
 /// Far more than is drained before a signal comes.
 const ENDLESS: [&str; 5] = ["drain", "--jobs", "1000000", "--rounds", "1"];
 
