@@ -447,13 +447,13 @@ impl WorkerArgs {
     }
 }
 
-/// How many connections to the database a worker for so many accounts takes at most.
+/// How many connections to the database a worker for so many accounts takes at most, and one more if it receives webhooks.
 #[must_use]
-pub fn connections(accounts: usize) -> u32 {
+pub fn connections(accounts: usize, receives: bool) -> u32 {
     u32::try_from(accounts)
         .unwrap_or(u32::MAX)
         .saturating_mul(3)
-        .saturating_add(4)
+        .saturating_add(4 + u32::from(receives))
 }
 
 /// Key and hash of one account.

@@ -131,7 +131,7 @@ pub async fn run(
         provider: origin(&config.provider.base_url).map_err(address)?.into(),
     };
     let outbox = ConnectOptions {
-        connections: connections(accounts.len()) + u32::from(webhooks.is_some()),
+        connections: connections(accounts.len(), webhooks.is_some()),
         application_name: format!("sms-outbox {worker}"),
         watcher: Some(watcher),
         for_worker: true,

@@ -260,7 +260,8 @@ async fn look(
         }
     };
     let is_worker = kind == RoleKind::Worker;
-    let needed = is_worker.then(|| connections(config.provider.names().len()));
+    let receives = config.webhook.webhook_address.is_some();
+    let needed = is_worker.then(|| connections(config.provider.names().len(), receives));
     report.extend(judge::server(&facts, needed));
     match options.pooling().await {
         Ok(pooling) => report.add(judge::pooling(pooling, config.database.pgbouncer)),

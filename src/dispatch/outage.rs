@@ -64,13 +64,13 @@ impl Outage {
         self.health.wedged(Instant::now())
     }
 
-    /// For a loop that claims, of which the first claim is a part of being ready.
-    pub(super) fn claims(&self, what: String) -> Pulse {
+    /// For a loop of which the first success is a part of being ready: one that claims, or receives.
+    pub(crate) fn claims(&self, what: String) -> Pulse {
         self.health.pulse(what, true)
     }
 
     /// For another loop.
-    pub(crate) fn pulse(&self, what: &str) -> Pulse {
+    pub(super) fn pulse(&self, what: &str) -> Pulse {
         self.health.pulse(what, false)
     }
 

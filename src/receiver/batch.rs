@@ -87,7 +87,8 @@ impl Writer {
     /// Writes until every sender is gone and everything is written, or has failed.
     pub(super) async fn run(self, mut entries: mpsc::Receiver<Entry>) {
         let outbox = self.outbox.within(DATABASE_DEADLINE);
-        let pulse = self.outage.pulse("records of webhooks");
+        let pulse = self.outage.claims("records of webhooks".to_owned());
+        self.look(&outbox, &pulse).await;
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             if batch.is_empty() {
@@ -95,8 +96,7 @@ impl Writer {
                     Ok(0) => return,
                     Ok(_) => {}
                     Err(_) => {
-                        pulse.begins();
-                        self.told(&pulse, outbox.now().await.map(drop));
+                        self.look(&outbox, &pulse).await;
                         continue;
                     }
                 }
@@ -126,6 +126,12 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Whether the database is there.
+    async fn look(&self, outbox: &Outbox, pulse: &Pulse) {
+        pulse.begins();
+        self.told(pulse, outbox.now().await.map(drop));
     }
 
     fn told(&self, pulse: &Pulse, result: Result<(), OutboxError>) {
@@ -220,11 +226,18 @@ fn answer(answers: Vec<oneshot::Sender<EventResult>>, result: EventResult) {
     }
 }
 
-/// A row for each order, however many of its numbers something is said of.
-fn by_order<'a>(unmatched: impl Iterator<Item = &'a Said>) -> Vec<UnmatchedEvents> {
+/// A row for each order, however many of its numbers something is said of. That one was accepted is not kept beside what became
+/// of it.
+fn by_order<'a>(unmatched: impl Iterator<Item = &'a Said> + Clone) -> Vec<UnmatchedEvents> {
+    let decided: HashSet<(&str, &Recipient)> = unmatched
+        .clone()
+        .filter(|said| said.news != News::Accepted)
+        .map(|said| (said.order.as_str(), &said.number))
+        .collect();
     let mut orders: HashMap<&str, Vec<(Recipient, char, i64)>> = HashMap::new();
     for said in unmatched {
         let word = match said.news {
+            News::Accepted if decided.contains(&(said.order.as_str(), &said.number)) => continue,
             News::Accepted => 'a',
             News::Final(Word::Delivered) => 'd',
             News::Final(Word::Undelivered) => 'u',

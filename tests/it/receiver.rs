@@ -384,6 +384,83 @@ async fn many_events_of_one_order_are_one_row() {
 }
 
 #[tokio::test]
+async fn a_delivery_that_somebody_holds_holds_up_no_event() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let receiving = Receiving::start(&database).await;
+    let job = sent(pool, "312000001", TEXT).await;
+    let body = |status| event("312000001", status, NUMBER, TEXT);
+    assert_eq!(receiving.post(&body("undelivered")).await, 200);
+    let mut holder = pool.begin().await.expect("a transaction");
+    let held = sqlx::query("SELECT FROM sms_outbox.deliveries FOR UPDATE");
+    held.execute(&mut *holder).await.expect("its row");
+    assert_eq!(receiving.post(&body("delivered")).await, 200);
+    holder.rollback().await.expect("it was open");
+    assert_eq!(delivery(pool, job).await, told("undelivered", 1, 0));
+    let kept = inbox(pool).await;
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(kept[0].2, "d");
+    receiving.stop().await;
+}
+
+#[tokio::test]
+async fn two_receivers_write_down_all_that_either_hears() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let one = Receiving::start(&database).await;
+    let other = Receiving::start(&database).await;
+    for n in 0..20 {
+        let order = format!("3120000{n:02}");
+        let job = sent(pool, &order, TEXT).await;
+        let [yes, no] = ["delivered", "undelivered"].map(|word| event(&order, word, NUMBER, TEXT));
+        let answers = tokio::join!(
+            one.post(&yes),
+            other.post(&no),
+            one.post(&no),
+            other.post(&yes)
+        );
+        assert_eq!(answers, (200, 200, 200, 200));
+        let (status, _, _, conflicts) = delivery(pool, job).await.expect("it is known");
+        assert_eq!((status.as_str(), conflicts), ("delivered", 1));
+    }
+    assert_eq!(inbox(pool).await, []);
+    one.stop().await;
+    other.stop().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_flood_costs_no_more_memory_than_its_connections() {
+    let database = TestDatabase::create().await;
+    let proxy = Proxy::before(&database.url_as(RoleKind::Receiver));
+    let receiving = Receiving::start_with(&proxy.url(), &[], &[]).await;
+    receiving.process.wait_for_line("ready").await;
+    let path = format!("/webhooks/default/{SECRET}");
+    let large = event("7", "delivered", NUMBER, &"x".repeat(16_000));
+    let huge = event("7", "delivered", NUMBER, &"x".repeat(900_000));
+    let memory = || {
+        let status = format!("/proc/{}/status", receiving.process.child.id());
+        let status = std::fs::read_to_string(status).expect("a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+        kilobytes.unwrap_or(0_u64) / 1024
+    };
+    let before = memory();
+    proxy.falls_silent();
+    let posts = (0..400).map(|n| {
+        let body = if n % 4 == 0 { &huge } else { &large };
+        post(&receiving.address, &path, body)
+    });
+    let answers = futures_util::future::join_all(posts).await;
+    for (status, answer) in &answers {
+        assert!([200, 413, 503].contains(status), "{status}: {answer}");
+    }
+    let grown = memory() - before;
+    assert!(grown < 64, "{grown} MB for 400 requests with 95 MB");
+    receiving.stop().await;
+}
+
+#[tokio::test]
 async fn a_wrong_secret_is_answered_like_a_wrong_account_and_like_no_address_at_all() {
     let database = TestDatabase::create().await;
     let shop = (
