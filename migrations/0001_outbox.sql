@@ -12,7 +12,7 @@
 --   The limit              rate_limits, reserve_slots
 --   Database identity      database_identity, current_database_identity
 --   Reconciliation         reconciliation_tasks
---   Deliveries             deliveries, number_delivery, recipients, change_log, delivery_inbox, messages, batches, changes
+--   Deliveries             deliveries, number_delivery, recipients, change_log, delivery_inbox, delivery_checks, messages, batches, changes
 --   Maintenance            maintenance_leases
 --   Numbers                normalize_number
 --   Long lists             enqueue_bulk
@@ -495,12 +495,12 @@ CREATE INDEX jobs_indeterminate ON sms_outbox.jobs (status, account, due_at)
 COMMENT ON INDEX sms_outbox.jobs_indeterminate IS
     'What may have been accepted and has to be repeated while the provider''s guard stands, looked up, or settled by a person: few '
     'rows among millions. claim/singles.sql, claim/bulk.sql, stale_to_uncertain.sql, due_maintenance.sql, depth.sql, is_being_reconciled.sql, '
-    'begin_reconciliation.sql, rivals.sql.';
+    'begin_reconciliation.sql, rivals.sql, lost_by_content.sql.';
 
 CREATE INDEX jobs_order_unknown ON sms_outbox.jobs (sent_at) WHERE status = 'sent' AND order_id IS NULL;
 COMMENT ON INDEX sms_outbox.jobs_order_unknown IS
     'What was sent under an order that is not known. find_originals.sql, name_after_originals.sql, due_maintenance.sql, is_being_reconciled.sql, '
-    'begin_reconciliation.sql, rivals.sql.';
+    'begin_reconciliation.sql, rivals.sql, lost_by_content.sql.';
 
 CREATE INDEX jobs_content ON sms_outbox.jobs (content_key) WHERE content_key IS NOT NULL;
 COMMENT ON INDEX sms_outbox.jobs_content IS
@@ -514,7 +514,12 @@ COMMENT ON INDEX sms_outbox.jobs_parts IS
 CREATE INDEX jobs_order ON sms_outbox.jobs (order_id) WHERE order_id IS NOT NULL;
 COMMENT ON INDEX sms_outbox.jobs_order IS
     'Whose order is this? It costs a recorded job 75 bytes of log and 1.2 microseconds of the server. known_orders.sql, '
-    'resolve.sql, settle_found.sql, deliveries_of.sql.';
+    'resolve.sql, settle_found.sql, settle_by_webhook.sql, deliveries_of.sql.';
+
+CREATE INDEX jobs_scheduled ON sms_outbox.jobs (account, provider_send_at, id)
+    WHERE provider_send_at IS NOT NULL AND status = 'sent';
+COMMENT ON INDEX sms_outbox.jobs_scheduled IS
+    'Orders that the provider holds, or held, until their time. due_scheduled.sql.';
 
 CREATE INDEX jobs_batch ON sms_outbox.jobs (batch_id) WHERE batch_id IS NOT NULL;
 COMMENT ON INDEX sms_outbox.jobs_batch IS 'The jobs of a batch. The view batches.';
@@ -544,7 +549,7 @@ CREATE TABLE sms_outbox.attempt_log (
     said_by       text,
     evidence      text,
     CONSTRAINT attempt_log_pkey PRIMARY KEY (id),
-    CONSTRAINT attempt_log_observer_known CHECK (observer IN ('worker', 'rescue', 'operator', 'reconciliation')),
+    CONSTRAINT attempt_log_observer_known CHECK (observer IN ('worker', 'rescue', 'operator', 'reconciliation', 'webhook')),
     CONSTRAINT attempt_log_progress_known CHECK (progress IN ('not_sent', 'maybe_sent', 'answered'))
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000);
 COMMENT ON TABLE sms_outbox.attempt_log IS
@@ -557,13 +562,13 @@ COMMENT ON COLUMN sms_outbox.attempt_log.job_id IS 'The job.';
 COMMENT ON COLUMN sms_outbox.attempt_log.token IS 'Which claim of the job made the request (jobs.token at that time).';
 COMMENT ON COLUMN sms_outbox.attempt_log.observer IS
     'Who says so, and so how good the evidence is: the worker that made the request, the rescue of an abandoned claim, '
-    'reconciliation with the provider''s reports, or an operator.';
+    'reconciliation with the provider''s reports, an event of the webhook that a report has confirmed, or an operator.';
 COMMENT ON COLUMN sms_outbox.attempt_log.attempt IS 'Number of the attempt, from 1.';
 COMMENT ON COLUMN sms_outbox.attempt_log.counted IS
     'Whether it was spent. False when the account was the cause of the failure and the attempt was released.';
 COMMENT ON COLUMN sms_outbox.attempt_log.worker IS 'The worker that made the request.';
 COMMENT ON COLUMN sms_outbox.attempt_log.started_at IS
-    'When the job was claimed for it; for what reconciliation found or an operator said, when that was.';
+    'When the job was claimed for it; for what reconciliation found, or a webhook or an operator said, when that was.';
 COMMENT ON COLUMN sms_outbox.attempt_log.recorded_at IS 'When this row was written.';
 COMMENT ON COLUMN sms_outbox.attempt_log.duration_ms IS 'Milliseconds the request took, where that was seen.';
 COMMENT ON COLUMN sms_outbox.attempt_log.progress IS
@@ -590,7 +595,7 @@ COMMENT ON INDEX sms_outbox.attempt_log_once_per_observer IS
 CREATE INDEX attempt_log_order ON sms_outbox.attempt_log (order_id) WHERE order_id IS NOT NULL;
 COMMENT ON INDEX sms_outbox.attempt_log_order IS
     'Orders that were accepted beside the one on the job: few, and reconciliation must not take them for another job''s. '
-    'known_orders.sql, resolve.sql, settle_found.sql.';
+    'known_orders.sql, resolve.sql, settle_found.sql, settle_by_webhook.sql.';
 
 CREATE FUNCTION sms_outbox.refuse_to_edit_history() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -1245,6 +1250,28 @@ COMMENT ON COLUMN sms_outbox.delivery_inbox.next_at IS 'When a worker looks at t
 CREATE INDEX delivery_inbox_due ON sms_outbox.delivery_inbox (account, next_at);
 COMMENT ON INDEX sms_outbox.delivery_inbox_due IS 'What is to be matched next. due_events.sql.';
 
+-- The schedule has no row and no index for what waits: a few cursors walk through change_log behind one another.
+CREATE TABLE sms_outbox.delivery_checks (
+    account      text        NOT NULL,
+    step         smallint    NOT NULL,
+    xid          xid8        NOT NULL,
+    id           bigint      NOT NULL,
+    place        bigint      NOT NULL,
+    scheduled_to timestamptz NOT NULL,
+    scheduled_id uuid        NOT NULL,
+    CONSTRAINT delivery_checks_pkey PRIMARY KEY (account, step)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE sms_outbox.delivery_checks IS
+    'How far the schedule of questions about deliveries has come. Written by the worker that asks for the account.';
+COMMENT ON COLUMN sms_outbox.delivery_checks.account IS 'The account.';
+COMMENT ON COLUMN sms_outbox.delivery_checks.step IS 'Which step of the schedule, from 0.';
+COMMENT ON COLUMN sms_outbox.delivery_checks.xid IS 'The last entry of change_log that was looked at in this step: its xid.';
+COMMENT ON COLUMN sms_outbox.delivery_checks.id IS 'And its id.';
+COMMENT ON COLUMN sms_outbox.delivery_checks.place IS 'And the place among its jobs.';
+COMMENT ON COLUMN sms_outbox.delivery_checks.scheduled_to IS
+    'The provider_send_at up to which orders that the provider holds until then were looked at in this step.';
+COMMENT ON COLUMN sms_outbox.delivery_checks.scheduled_id IS 'And the job.';
+
 CREATE VIEW sms_outbox.messages AS
 SELECT job.id, job.account, job.idempotency_key, job.batch_id, job.sender, job.priority, job.iys,
        cardinality(job.recipients) AS recipients, coalesce(cardinality(job.rejected_recipients), 0) AS rejected,
@@ -1363,7 +1390,7 @@ CREATE TABLE sms_outbox.maintenance_leases (
     CONSTRAINT maintenance_leases_pkey PRIMARY KEY (task)
 );
 COMMENT ON TABLE sms_outbox.maintenance_leases IS 'What only one worker of the fleet does at a time. Written by workers.';
-COMMENT ON COLUMN sms_outbox.maintenance_leases.task IS 'What: reconciliation/ and the account.';
+COMMENT ON COLUMN sms_outbox.maintenance_leases.task IS 'What: reports/ and the account whose reports are read.';
 COMMENT ON COLUMN sms_outbox.maintenance_leases.worker IS 'Who.';
 COMMENT ON COLUMN sms_outbox.maintenance_leases.until IS 'Until when it is theirs, unless they renew it.';
 

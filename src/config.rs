@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     backoff::Backoff,
+    dispatch::Following,
     lifecycle::Policy,
     message::ForeignNumbers,
     outbox::{ConnectOptions, PgBouncer, Probing},
@@ -234,13 +235,26 @@ pub struct WorkerArgs {
     )]
     pub exclusive_accounts: Vec<String>,
 
-    /// The pause between two questions about reports, per account
-    #[arg(long, env = "SMS_OUTBOX_RECONCILE_SPACING", value_name = "DURATION", default_value = "1s", value_parser = duration)]
-    pub reconcile_spacing: Duration,
-
     /// How long after the last request nothing found in the reports means that a person has to decide
     #[arg(long, env = "SMS_OUTBOX_RECONCILE_SETTLE", value_name = "DURATION", default_value = "15m", value_parser = duration)]
     pub reconcile_settle: Duration,
+
+    /// Questions to the provider's reports per second and account, over the whole fleet
+    #[arg(long, env = "SMS_OUTBOX_REPORT_RATE", value_name = "PER_SECOND", default_value = "1", value_parser = report_rate)]
+    pub report_rate: f64,
+
+    /// Follow accepted messages to the phone: ask the provider's reports what became of them, and match what webhooks tell
+    #[arg(long, env = "SMS_OUTBOX_DELIVERIES", value_name = "BOOL", default_value_t = true,
+          num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set, value_parser = boolean)]
+    pub deliveries: bool,
+
+    /// How long a delivery without a final word is asked about before it is unknown
+    #[arg(long, env = "SMS_OUTBOX_DELIVERY_HORIZON", value_name = "DURATION", default_value = "72h", value_parser = duration)]
+    pub delivery_horizon: Duration,
+
+    /// How many times faster deliveries are asked about than in life: for tests
+    #[arg(long, hide = true, value_name = "TIMES", default_value_t = 1.0)]
+    pub delivery_pace: f64,
 
     /// How long stopping may take before what is in flight is left to its lease
     #[arg(long, env = "SMS_OUTBOX_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "35s", value_parser = duration)]
@@ -300,6 +314,9 @@ impl WorkerArgs {
                  recovered while its request may still be answered",
                 self.lease
             ));
+        }
+        if self.deliveries && self.delivery_horizon.is_zero() {
+            return refuse("SMS_OUTBOX_DELIVERY_HORIZON must be longer than 0".to_owned());
         }
         if self.concurrency == 0 {
             return refuse("SMS_OUTBOX_CONCURRENCY must be at least 1".to_owned());
@@ -425,11 +442,26 @@ impl WorkerArgs {
         }
     }
 
+    /// How deliveries are followed; `None`: not by this worker.
+    #[must_use]
+    pub fn following(&self) -> Option<Following> {
+        self.deliveries.then_some(Following {
+            horizon: self.delivery_horizon,
+            pace: self.delivery_pace.max(0.001),
+        })
+    }
+
+    /// The time between two questions to an account's reports.
+    #[must_use]
+    pub fn report_spacing(&self) -> Duration {
+        Duration::from_secs_f64(1.0 / self.report_rate)
+    }
+
     /// How lost orders are reconciled, whichever account they are of; `None`: not by this worker.
     #[must_use]
     pub fn reconciling(&self) -> Option<Reconciling> {
         self.reconcile.then_some(Reconciling {
-            spacing: self.reconcile_spacing,
+            spacing: self.report_spacing(),
             settle: self.reconcile_settle,
             margin: Duration::from_secs(120),
             is_exclusive: false,
@@ -639,6 +671,16 @@ pub fn boolean(text: &str) -> Result<bool, String> {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" | "" => Ok(false),
         _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+/// Questions per second: one in a quarter of an hour at least.
+fn report_rate(text: &str) -> Result<f64, String> {
+    match text.trim().parse() {
+        Ok(rate) if (0.001..=1_000.0).contains(&rate) => Ok(rate),
+        _ => Err(format!(
+            "{text:?} is no number of questions per second, from 0.001 to 1000"
+        )),
     }
 }
 

@@ -225,6 +225,8 @@ pub async fn run(
         foreign: config.foreign(),
         probing: config.probing(),
         reconciling: config.reconciling(),
+        following: config.following(),
+        report_spacing: config.report_spacing(),
         metrics,
     };
     let running = Dispatch::start(

@@ -238,6 +238,24 @@ impl Numbers {
         }
     }
 
+    /// How many different numbers the message was sent to.
+    #[must_use]
+    pub fn sent(&self) -> usize {
+        self.first.len()
+    }
+
+    /// Whether the job has one recipient, whatever became of it.
+    #[must_use]
+    pub fn is_single(&self) -> bool {
+        self.places.len() == 1
+    }
+
+    /// Whether the message was sent to this number.
+    #[must_use]
+    pub fn contains(&self, number: &Recipient) -> bool {
+        self.first.contains_key(number)
+    }
+
     /// What was said of a number, as facts. None, if it is not among them.
     pub fn said(
         &self,

@@ -250,7 +250,10 @@ fn worker(url: &str, base_url: &str) -> WorkerArgs {
         reconcile: true,
         // Its provider is its own.
         exclusive_accounts: vec!["default".to_owned()],
-        reconcile_spacing: Duration::from_millis(200),
+        report_rate: 5.0,
+        deliveries: true,
+        delivery_horizon: Duration::from_secs(72 * 3600),
+        delivery_pace: 1.0,
         reconcile_settle: Duration::from_secs(900),
         shutdown_grace: Duration::from_secs(5),
         metrics_address: None,

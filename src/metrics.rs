@@ -10,7 +10,11 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::lifecycle::{ErrorClass, Outcome, PauseScope, Verdict};
+use crate::{
+    delivery::{DeliveryStatus, Source},
+    lifecycle::{ErrorClass, Outcome, PauseScope, Verdict},
+    outbox::Learnt,
+};
 
 mod webhooks;
 
@@ -72,6 +76,88 @@ impl Reconciled {
     }
 }
 
+/// What the provider's reports are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// A page of the list of orders (`get-reports`).
+    List,
+    /// A page of one order (`get-report`).
+    Report,
+}
+
+/// What came of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QuestionResult {
+    /// An answer.
+    Answered,
+    /// That there is no such order, or not yet.
+    NotThere,
+    /// No answer, or that none is given now.
+    Failed,
+}
+
+/// What came of an event that a receiver could not match by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EventResult {
+    /// It was recorded.
+    Matched,
+    /// It named the order of a job whose answer was lost.
+    Settled,
+    /// It does not fit what it names: the report was asked.
+    Suspicious,
+    /// Nobody knew its order within 24 hours.
+    Unknown,
+}
+
+impl EventResult {
+    const ALL: [Self; 4] = [
+        Self::Matched,
+        Self::Settled,
+        Self::Suspicious,
+        Self::Unknown,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Matched => "matched",
+            Self::Settled => "settled",
+            Self::Suspicious => "suspicious",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Who may have the last word on a delivery that is told.
+const SOURCES: [Source; 4] = [
+    Source::Webhook,
+    Source::List,
+    Source::Report,
+    Source::Horizon,
+];
+
+impl Question {
+    const ALL: [Self; 2] = [Self::List, Self::Report];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Report => "report",
+        }
+    }
+}
+
+impl QuestionResult {
+    const ALL: [Self; 3] = [Self::Answered, Self::NotThere, Self::Failed];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::NotThere => "not_there",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Everything that a worker counts. Cloning it shares the counters.
 #[derive(Clone, Default)]
 pub struct Metrics {
@@ -90,6 +176,12 @@ pub struct Metrics {
     pauses_begun: Counters,
     pauses_ended: Counters,
     reconciliations: Counters,
+    report_questions: Counters,
+    deliveries: Counters,
+    delivery_conflicts: Counters,
+    strange_reports: Counters,
+    inbox_events: Counters,
+    delivery_duration: DeliveryDurations,
     /// Claims released unsent, because their answer could have come after the end of their lease.
     pub(crate) lost_leases: Counter,
     /// Outcomes that came after their claim was lost.
@@ -124,6 +216,21 @@ impl Default for Durations {
         Self(Family::new_with_constructor(|| {
             Histogram::new([
                 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0,
+            ])
+        }))
+    }
+}
+
+#[derive(Clone)]
+struct DeliveryDurations(Histograms);
+
+impl Default for DeliveryDurations {
+    fn default() -> Self {
+        // From a phone in somebody's hand to one that was switched off over a weekend.
+        Self(Family::new_with_constructor(|| {
+            Histogram::new([
+                1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0,
+                259_200.0,
             ])
         }))
     }
@@ -188,6 +295,31 @@ impl Metrics {
                 "Reconciliation tasks that ended, by result",
                 &self.reconciliations,
             ),
+            (
+                "report_questions",
+                "Questions to the provider's reports, by what came of them",
+                &self.report_questions,
+            ),
+            (
+                "deliveries",
+                "Messages whose delivery was decided, or given up, by the source of the last word",
+                &self.deliveries,
+            ),
+            (
+                "delivery_conflicts",
+                "Numbers of which was said that they have the message, and that they have not",
+                &self.delivery_conflicts,
+            ),
+            (
+                "strange_reports",
+                "Reports that named other numbers than their job has",
+                &self.strange_reports,
+            ),
+            (
+                "inbox_events",
+                "Events of webhooks that the receiver left to the workers, by what came of them",
+                &self.inbox_events,
+            ),
         ] {
             registry.register(name, help, counters.clone());
         }
@@ -231,6 +363,12 @@ impl Metrics {
             "From the start of a request to its answer or its end",
             Unit::Seconds,
             self.request_duration.0.clone(),
+        );
+        registry.register_with_unit(
+            "delivery_duration",
+            "From the acceptance of a message to the last word on it, as it became known here",
+            Unit::Seconds,
+            self.delivery_duration.0.clone(),
         );
         registry.register(
             "provider_unavailable",
@@ -306,6 +444,36 @@ impl Metrics {
             limit: self.limit.get_or_create_owned(&vec![own()]),
             slots_forfeited: self.slots_forfeited.get_or_create_owned(&vec![own()]),
             refused_rows: self.refused_rows.get_or_create_owned(&vec![own()]),
+            deliveries: DeliveryStatus::ALL.map(|status| {
+                SOURCES.map(|source| {
+                    self.deliveries.get_or_create_owned(&vec![
+                        own(),
+                        ("result", status.as_str().to_owned()),
+                        ("source", source.as_str().to_owned()),
+                    ])
+                })
+            }),
+            delivery_duration: SOURCES.map(|source| {
+                let source = ("source", source.as_str().to_owned());
+                self.delivery_duration
+                    .0
+                    .get_or_create_owned(&vec![own(), source])
+            }),
+            delivery_conflicts: self.delivery_conflicts.get_or_create_owned(&vec![own()]),
+            strange_reports: self.strange_reports.get_or_create_owned(&vec![own()]),
+            inbox_events: EventResult::ALL.map(|result| {
+                let result = ("result", result.as_str().to_owned());
+                self.inbox_events.get_or_create_owned(&vec![own(), result])
+            }),
+            questions: Question::ALL.map(|kind| {
+                QuestionResult::ALL.map(|result| {
+                    self.report_questions.get_or_create_owned(&vec![
+                        own(),
+                        ("kind", kind.as_str().to_owned()),
+                        ("result", result.as_str().to_owned()),
+                    ])
+                })
+            }),
         }
     }
 
@@ -411,6 +579,16 @@ pub(crate) struct AccountMetrics {
     limit: Gauge,
     pub(crate) slots_forfeited: Counter,
     pub(crate) refused_rows: Counter,
+    /// In the order of [`DeliveryStatus::ALL`] and [`SOURCES`].
+    deliveries: [[Counter; SOURCES.len()]; DeliveryStatus::ALL.len()],
+    /// In the order of [`SOURCES`].
+    delivery_duration: [Histogram; SOURCES.len()],
+    delivery_conflicts: Counter,
+    strange_reports: Counter,
+    /// In the order of [`EventResult::ALL`].
+    inbox_events: [Counter; EventResult::ALL.len()],
+    /// In the order of [`Question::ALL`] and [`QuestionResult::ALL`].
+    questions: [[Counter; QuestionResult::ALL.len()]; Question::ALL.len()],
 }
 
 impl AccountMetrics {
@@ -452,6 +630,40 @@ impl AccountMetrics {
                 }
             }
         }
+    }
+
+    /// The reports were asked.
+    pub(crate) fn question(&self, kind: Question, result: QuestionResult) {
+        self.questions[kind as usize][result as usize].inc();
+    }
+
+    /// News of a delivery were recorded.
+    pub(crate) fn delivery(&self, learnt: &Learnt) {
+        let outcome = learnt.outcome();
+        self.delivery_conflicts
+            .inc_by(learnt.new_conflicts() as u64);
+        let place = SOURCES.iter().position(|source| *source == outcome.source);
+        let (Some(place), true) = (place, learnt.is_new()) else {
+            return;
+        };
+        for (status, counters) in DeliveryStatus::ALL.iter().zip(&self.deliveries) {
+            if *status == outcome.status {
+                counters[place].inc();
+            }
+        }
+        if outcome.status.is_final() {
+            self.delivery_duration[place].observe(learnt.since_sent().as_secs_f64());
+        }
+    }
+
+    /// A report named other numbers than its job has.
+    pub(crate) fn strange_report(&self) {
+        self.strange_reports.inc();
+    }
+
+    /// This came of so many events.
+    pub(crate) fn events(&self, result: EventResult, count: u64) {
+        self.inbox_events[result as usize].inc_by(count);
     }
 
     /// This worker has noticed that the provider is unavailable.

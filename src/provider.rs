@@ -42,7 +42,7 @@ use classify::classify;
 pub use event::{Event, News};
 use handover::Handover;
 use reply::{Answer, LONGEST_BODY, Reply};
-pub use reports::{NumbersPage, ReportPage};
+pub use reports::{NumbersPage, ReportPage, ReportedNumber};
 pub(crate) use wire::full_minute;
 
 /// Where the provider is, unless `ILETIMERKEZI_BASE_URL` says otherwise.

@@ -44,6 +44,10 @@ pub struct ListedOrder {
     pub submitted_at: DateTime<Utc>,
     /// 113: being sent, 114: every message final, 115: not sent; `None`: not readable.
     pub status: Option<i64>,
+    /// How many of them have reached their phones, where the provider says so.
+    pub delivered: Option<u64>,
+    /// How many of them never will.
+    pub undelivered: Option<u64>,
 }
 
 /// A job that is being reconciled.
@@ -235,6 +239,8 @@ mod tests {
             total: 1,
             submitted_at: at("2026-05-01T09:00:01Z"),
             status: Some(114),
+            delivered: Some(1),
+            undelivered: Some(0),
         }
     }
 

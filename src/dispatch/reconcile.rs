@@ -4,19 +4,19 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use chrono::{Days, NaiveDate};
 use uuid::Uuid;
 
-use super::{AccountState, Dispatch, jitter};
+use super::{AccountState, Dispatch, jitter, questions::Interrupted};
 use crate::{
     lifecycle::OrderId,
     message::Recipient,
-    metrics::Reconciled,
-    outbox::{OutboxError, chain},
-    provider::{ProbeError, Provider},
+    metrics::{Question, Reconciled},
+    outbox::chain,
+    provider::Provider,
     reconciliation::{Finding, ListedOrder, ReconciliationTask, Reconciling},
 };
 
@@ -28,29 +28,11 @@ const DAYS: u64 = 8;
 /// The most orders whose numbers one scan compares. What is beyond them is left to a person.
 const COMPARED: usize = 500;
 
-/// Why a scan ended early.
-enum Interrupted {
-    /// The database.
-    Outbox(OutboxError),
-    /// The provider does not answer questions about reports now.
-    Provider(ProbeError),
-    /// Another worker holds the maintenance lease.
-    LeaseLost,
-}
-
-impl From<OutboxError> for Interrupted {
-    fn from(error: OutboxError) -> Self {
-        Self::Outbox(error)
-    }
-}
-
 /// One who reads an account's reports.
 struct Reader<'a> {
     dispatch: &'a Dispatch,
     account: &'a AccountState,
     settings: Reconciling,
-    lease: String,
-    last_question: Option<Instant>,
 }
 
 /// Everything that was read of some days.
@@ -68,12 +50,10 @@ pub(super) async fn run(
 ) {
     let interval = (settings.spacing * 5).max(Duration::from_millis(100));
     loop {
-        let mut reader = Reader {
+        let reader = Reader {
             dispatch: &dispatch,
             account: &account,
             settings,
-            lease: format!("reconciliation/{}", account.name),
-            last_question: None,
         };
         let Some(round) = dispatch.unless_stopping(reader.round()).await else {
             return;
@@ -100,13 +80,13 @@ pub(super) async fn run(
 }
 
 impl Reader<'_> {
-    async fn round(&mut self) -> Result<(), Interrupted> {
+    async fn round(&self) -> Result<(), Interrupted> {
         let outbox = &self.dispatch.outbox;
         let account = &*self.account.name;
         if !outbox.is_being_reconciled(account).await? {
             return Ok(());
         }
-        self.keep_duty().await?;
+        self.account.questions.keep_lease(self.dispatch).await?;
         for (job, original) in outbox.name_after_originals(account).await? {
             tracing::info!(job.id = %job, duplicate_of = %original, "the order of its original became known");
         }
@@ -145,7 +125,7 @@ impl Reader<'_> {
     }
 
     async fn look(
-        &mut self,
+        &self,
         first: NaiveDate,
         last: NaiveDate,
         these: &[&ReconciliationTask],
@@ -263,7 +243,7 @@ impl Reader<'_> {
 
     /// The orders of these days that may be one of theirs.
     async fn reports(
-        &mut self,
+        &self,
         first: NaiveDate,
         last: NaiveDate,
         these: &[&ReconciliationTask],
@@ -278,15 +258,20 @@ impl Reader<'_> {
             let to = (from + Days::new(DAYS - 1)).min(last);
             let mut entries = 0;
             for page in 1.. {
-                self.keep_duty().await?;
                 // Whether the last day counts is not documented, so one more is asked for.
                 let end = to + Days::new(1);
-                let credentials = &self.account.credentials;
-                let provider = self.question().await;
-                let read = provider
-                    .reports(credentials, from, end, page)
-                    .await
-                    .map_err(Interrupted::Provider)?;
+                let read = self
+                    .account
+                    .questions
+                    .ask(
+                        self.dispatch,
+                        self.account,
+                        Question::List,
+                        async |provider, credentials| {
+                            provider.reports(credentials, from, end, page).await
+                        },
+                    )
+                    .await?;
                 if read.orders.len() < read.entries {
                     reports.complete = false;
                 }
@@ -331,26 +316,33 @@ impl Reader<'_> {
 
     /// The numbers of an order. `None`: they cannot be read now, or there are more than `most`.
     async fn numbers(
-        &mut self,
+        &self,
         order: &ListedOrder,
         most: usize,
     ) -> Result<Option<BTreeSet<Recipient>>, Interrupted> {
         let mut numbers = BTreeSet::new();
         for page in 1.. {
-            self.keep_duty().await?;
-            let credentials = &self.account.credentials;
-            let provider = self.question().await;
-            let read = match provider.report(credentials, &order.id, page).await {
+            let question = self.account.questions.ask(
+                self.dispatch,
+                self.account,
+                Question::Report,
+                async |provider, credentials| provider.report(credentials, &order.id, page).await,
+            );
+            let read = match question.await {
                 Ok(read) => read,
                 // Not visible yet, or not due yet: about this order, and not about the reports.
-                Err(error) if matches!(error.failure.code, Some(455 | 456)) => return Ok(None),
-                Err(error) => return Err(Interrupted::Provider(error)),
+                Err(Interrupted::Provider(error))
+                    if matches!(error.failure.code, Some(455 | 456)) =>
+                {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
             };
             if read.numbers.len() < read.entries {
                 return Ok(None);
             }
             let before = numbers.len();
-            numbers.extend(read.numbers);
+            numbers.extend(read.numbers.into_iter().map(|one| one.number));
             if read.entries < Provider::NUMBERS_A_PAGE || numbers.len() == before {
                 break;
             }
@@ -359,30 +351,5 @@ impl Reader<'_> {
             }
         }
         Ok(Some(numbers))
-    }
-
-    /// Waits until the next question may be asked.
-    async fn question(&mut self) -> &Provider {
-        if let Some(last) = self.last_question {
-            tokio::time::sleep_until((last + self.settings.spacing).into()).await;
-        }
-        self.last_question = Some(Instant::now());
-        &self.dispatch.provider
-    }
-
-    /// Only one worker reads an account's reports: the questions of a whole fleet would not be gentle.
-    async fn keep_duty(&self) -> Result<(), Interrupted> {
-        let hold = self.settings.spacing * 10 + self.dispatch.settings.policy.request_timeout * 2;
-        let worker = &self.dispatch.settings.worker;
-        if self
-            .dispatch
-            .outbox
-            .take_maintenance_lease(&self.lease, worker, hold)
-            .await?
-        {
-            Ok(())
-        } else {
-            Err(Interrupted::LeaseLost)
-        }
     }
 }

@@ -15,8 +15,11 @@ use super::{
     ContentLocks, Dispatch, Outage,
     account_health::Health,
     concurrency::Concurrency,
+    deliveries::{self, Following},
     gate::ROUND_TRIPS,
-    maintenance, reconcile,
+    maintenance,
+    questions::Questions,
+    reconcile,
     recorder::{self, Recorder},
     split::BlockList,
 };
@@ -49,6 +52,10 @@ pub struct Settings {
     pub probing: Probing,
     /// How lost orders are reconciled with the provider's reports; `None`: not by this worker.
     pub reconciling: Option<Reconciling>,
+    /// How deliveries are followed to the phone; `None`: not by this worker.
+    pub following: Option<Following>,
+    /// The time between two questions to an account's reports, over the whole fleet.
+    pub report_spacing: Duration,
     /// Where everything is counted.
     pub metrics: Metrics,
 }
@@ -80,6 +87,7 @@ pub(super) struct AccountState {
     /// Whether the fleet knows of this worker.
     pub(super) ready: watch::Sender<bool>,
     pub(super) health: Health,
+    pub(super) questions: Questions,
     pub(super) metrics: AccountMetrics,
 }
 
@@ -134,6 +142,11 @@ impl Dispatch {
             .map(|account| {
                 Arc::new(AccountState {
                     metrics: settings.metrics.account(&account.name),
+                    questions: Questions::new(
+                        &account.name,
+                        settings.report_spacing,
+                        settings.policy.request_timeout,
+                    ),
                     name: account.name.into(),
                     credentials: account.credentials,
                     is_exclusive: account.is_exclusive,
@@ -185,6 +198,12 @@ impl Dispatch {
                 let reconcile =
                     reconcile::run(Arc::clone(&dispatch), Arc::clone(account), settings);
                 loops.spawn(watched(broken.clone(), "reconciliation", reconcile));
+            }
+            if let Some(following) = dispatch.settings.following {
+                let follow = deliveries::run(Arc::clone(&dispatch), Arc::clone(account), following);
+                loops.spawn(watched(broken.clone(), "following deliveries", follow));
+                let inbox = deliveries::run_inbox(Arc::clone(&dispatch), Arc::clone(account));
+                loops.spawn(watched(broken.clone(), "matching events", inbox));
             }
         }
         let maintenance = maintenance::run(Arc::clone(&dispatch));

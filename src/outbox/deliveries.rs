@@ -1,10 +1,13 @@
 //! What is known of deliveries: read, learnt from, and written back by whoever has read the latest.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use uuid::Uuid;
 
-use super::{ContentKey, Outbox, OutboxError};
+use super::{ContentKey, Outbox, OutboxError, from_millis};
 use crate::delivery::{Delivery, Fact, Numbers, Outcome, Price};
 
 /// A sent job, found by its order.
@@ -18,6 +21,8 @@ pub struct SentJob {
     pub content: Option<i64>,
     /// What is known of its delivery; `None`: nothing, nor whether it has one recipient or several.
     pub delivery: Option<Delivery>,
+    /// How long ago it was accepted.
+    pub since_sent: Duration,
     /// How often that was written.
     writes: i32,
 }
@@ -30,6 +35,7 @@ struct Row {
     facts: Option<i16>,
     places: Option<String>,
     writes: i32,
+    since_sent_ms: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -47,6 +53,8 @@ pub struct Learnt {
     delivery: Delivery,
     outcome: Outcome,
     is_new: bool,
+    new_conflicts: usize,
+    since_sent: Duration,
     price: Option<Price>,
 }
 
@@ -74,10 +82,14 @@ impl SentJob {
             return None;
         }
         let outcome = delivery.outcome()?;
+        let known = before.outcome();
+        let conflicts = known.map_or(0, |known| known.conflicts);
         Some(Learnt {
             job: self.id,
             writes: self.writes,
-            is_new: before.outcome().map(|before| before.status) != Some(outcome.status),
+            is_new: known.map(|known| known.status) != Some(outcome.status),
+            new_conflicts: outcome.conflicts.saturating_sub(conflicts),
+            since_sent: self.since_sent,
             delivery,
             outcome,
             price,
@@ -102,6 +114,18 @@ impl Learnt {
     #[must_use]
     pub const fn is_new(&self) -> bool {
         self.is_new
+    }
+
+    /// Of how many more numbers both was said.
+    #[must_use]
+    pub const fn new_conflicts(&self) -> usize {
+        self.new_conflicts
+    }
+
+    /// How long ago its message was accepted.
+    #[must_use]
+    pub const fn since_sent(&self) -> Duration {
+        self.since_sent
     }
 }
 
@@ -130,6 +154,7 @@ impl Outbox {
             order_id: row.order_id,
             content: row.content,
             delivery: row.facts.map(|facts| Delivery::read(facts, row.places)),
+            since_sent: from_millis(row.since_sent_ms),
             writes: row.writes,
         };
         Ok(rows.into_iter().map(job).collect())

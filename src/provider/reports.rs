@@ -8,9 +8,15 @@ use chrono_tz::Europe::Istanbul;
 
 use super::reply::{Answer, Tree, as_count, read_order_id};
 use crate::{
+    delivery::{Price, Word},
     message::{ForeignNumbers, Recipient},
     reconciliation::ListedOrder,
 };
+
+/// The status numbers of the documentation, section "Status codes".
+const SENDING: u64 = 110;
+const DELIVERED: u64 = 111;
+const UNDELIVERED: u64 = 112;
 
 /// One page of the list of a range of days.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,11 +29,28 @@ pub struct ReportPage {
     pub entries: usize,
 }
 
-/// The numbers of an order, a page of them.
+/// What a report says of one number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportedNumber {
+    /// The number.
+    pub number: Recipient,
+    /// The last word on it; `None`: there is none yet (110), or it cannot be read.
+    pub word: Option<Word>,
+    /// Whether its status is one of the documented ones.
+    pub is_understood: bool,
+}
+
+/// The numbers of an order, a page of them, and what is said of the order on each page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NumbersPage {
+    /// 113: being sent, 114: every message final, 115: not sent; `None`: not readable.
+    pub status: Option<i64>,
+    /// How many messages the order has, where the provider says so.
+    pub total: Option<u64>,
+    /// What it cost, where the provider says so.
+    pub price: Option<Price>,
     /// Those that could be read.
-    pub numbers: Vec<Recipient>,
+    pub numbers: Vec<ReportedNumber>,
     /// How many entries this page has, readable or not.
     pub entries: usize,
 }
@@ -55,18 +78,45 @@ impl NumbersPage {
             single @ Tree::Map(_) => std::slice::from_ref(single),
             _ => return None,
         };
-        let number = |entry: &Tree| {
-            let text = match entry.at(&["number"])? {
-                Tree::Text(text) => text.clone(),
-                Tree::Integer(number) => number.to_string(),
-                _ => return None,
-            };
-            Recipient::parse(&text, ForeignNumbers::Allowed).ok()
-        };
+        let of_order = |name| answer.field(&["order", name]);
         Some(Self {
-            numbers: entries.iter().filter_map(number).collect(),
+            status: of_order("status").and_then(read_status),
+            total: of_order("total").and_then(as_count),
+            price: of_order("price").and_then(read_price),
+            numbers: entries.iter().filter_map(read_number).collect(),
             entries: entries.len(),
         })
+    }
+}
+
+fn read_number(entry: &Tree) -> Option<ReportedNumber> {
+    let text = match entry.at(&["number"])? {
+        Tree::Text(text) => text.clone(),
+        Tree::Integer(number) => number.to_string(),
+        _ => return None,
+    };
+    let status = entry.at(&["status"]).and_then(as_count);
+    Some(ReportedNumber {
+        number: Recipient::parse(&text, ForeignNumbers::Allowed).ok()?,
+        word: match status {
+            Some(DELIVERED) => Some(Word::Delivered),
+            Some(UNDELIVERED) => Some(Word::Undelivered),
+            Some(_) | None => None,
+        },
+        is_understood: matches!(status, Some(SENDING | DELIVERED | UNDELIVERED)),
+    })
+}
+
+fn read_status(value: &Tree) -> Option<i64> {
+    as_count(value).and_then(|status| i64::try_from(status).ok())
+}
+
+fn read_price(value: &Tree) -> Option<Price> {
+    match value {
+        Tree::Integer(number) => Price::parse(&number.to_string()),
+        Tree::Decimal(number) => Price::parse(&format!("{number:.6}")),
+        Tree::Text(text) => Price::parse(text),
+        Tree::Nothing | Tree::List(_) | Tree::Map(_) => None,
     }
 }
 
@@ -79,10 +129,9 @@ fn read_order(entry: &Tree) -> Option<ListedOrder> {
             .at(&["submitAt"])
             .and_then(Tree::as_text)
             .and_then(read_time)?,
-        status: entry
-            .at(&["status"])
-            .and_then(as_count)
-            .and_then(|status| i64::try_from(status).ok()),
+        status: entry.at(&["status"]).and_then(read_status),
+        delivered: entry.at(&["delivered"]).and_then(as_count),
+        undelivered: entry.at(&["undelivered"]).and_then(as_count),
     })
 }
 
@@ -179,7 +228,11 @@ mod tests {
         };
         let numbers = |message: &str| {
             let page = read(message).expect("a list");
-            let numbers: Vec<String> = page.numbers.iter().map(|n| n.as_str().to_owned()).collect();
+            let numbers = page
+                .numbers
+                .iter()
+                .map(|one| one.number.as_str().to_owned());
+            let numbers: Vec<String> = numbers.collect();
             (numbers, page.entries)
         };
         let one = vec!["905301234567".to_owned()];
@@ -198,5 +251,46 @@ mod tests {
         );
         assert_eq!(numbers(r#"[{"number":"?"},{}]"#), (vec![], 2));
         assert_eq!(read("null"), None);
+    }
+
+    #[test]
+    fn what_a_report_says_is_read_in_every_spelling_that_was_seen() {
+        let read = |order: &str| {
+            let body = format!(
+                r#"{{"response":{{"status":{{"code":200}},"order":{{"id":"1",{order}}}}}}}"#
+            );
+            NumbersPage::read(&Answer::read(body.as_bytes())).expect("a list")
+        };
+        let page = read(
+            r#""status":"114","total":"4","price":"0,0372","message":[
+                {"number":"+905301234567","status":111},{"number":"+905301234568","status":"112"},
+                {"number":"+905301234569","status":110},{"number":"+905301234560","status":"?"}]"#,
+        );
+        assert_eq!((page.status, page.total), (Some(114), Some(4)));
+        assert_eq!(page.price, Price::parse("0.0372"));
+        let said: Vec<_> = page
+            .numbers
+            .iter()
+            .map(|one| (one.word, one.is_understood))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                (Some(Word::Delivered), true),
+                (Some(Word::Undelivered), true),
+                (None, true),
+                (None, false)
+            ]
+        );
+        for (price, expected) in [("1", "1"), ("0.5", "0.5"), ("\"0,0000\"", "0")] {
+            let page = read(&format!(r#""status":"","price":{price},"message":[]"#));
+            let amount = |text: &str| {
+                let price = Price::parse(text).expect("an amount");
+                price.as_str().parse::<f64>().expect("a number")
+            };
+            let read = page.price.expect("an amount");
+            assert_eq!(read.as_str().parse(), Ok(amount(expected)), "{price}");
+            assert_eq!((page.status, page.total), (None, None));
+        }
     }
 }

@@ -87,6 +87,10 @@ fn pure_files_know_no_database_no_network_no_runtime_and_no_clock() {
             "message",
             "provider/classify",
             "splitting",
+            "delivery",
+            "dispatch/deliveries/schedule",
+            "dispatch/deliveries/lists",
+            "dispatch/deliveries/facts",
             "bench/figures",
         ],
         &[

@@ -14,6 +14,7 @@ mod crashes;
 mod documentation;
 mod expiry;
 mod failover;
+mod following;
 mod grants;
 mod health;
 mod held;

@@ -32,8 +32,8 @@ const FLAGS: [&str; 10] = [
     "2s",
     "--guard-window",
     "2s",
-    "--reconcile-spacing",
-    "10ms",
+    "--report-rate",
+    "100",
     "--reconcile-settle",
     "300ms",
 ];
@@ -375,7 +375,7 @@ async fn one_worker_of_the_fleet_asks_one_question_at_a_time_through_all_pages()
     let pool = database.pool();
     let provider = FakeProvider::scripted(|request| three_pages(request, "312891245"));
     let id = uncertain(pool).await;
-    let flags = [&FLAGS[..], &["--reconcile-spacing", "100ms"]].concat();
+    let flags = [&FLAGS[..], &["--report-rate", "10"]].concat();
     let workers: Vec<Worker> = (0..3)
         .map(|_| Worker::start(&database, &provider, &flags))
         .collect();
@@ -536,6 +536,8 @@ async fn the_answer_that_comes_after_its_order_was_found_confirms_it() {
         total: 1,
         submitted_at: task.since,
         status: None,
+        delivered: None,
+        undelivered: None,
     };
     let settled = outbox.settle_found(&task, &order, "evidence", "w").await;
     assert!(settled.expect("the database answers"));

@@ -63,7 +63,7 @@ async fn every_index_of_jobs_names_the_statements_that_it_serves() {
     .fetch_all(database.pool())
     .await
     .expect("the catalogue");
-    assert_eq!(comments.len(), 11, "{comments:?}");
+    assert_eq!(comments.len(), 12, "{comments:?}");
     for (index, comment) in comments {
         let comment = comment.unwrap_or_else(|| panic!("{index} has no comment"));
         let named: Vec<&str> = comment

@@ -324,6 +324,7 @@ const WORKER: &[Right] = &[
     table("deliveries", &["SELECT", "INSERT", "UPDATE"]),
     table("change_log", &["SELECT", "INSERT"]),
     table("delivery_inbox", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    table("delivery_checks", &["SELECT", "INSERT", "UPDATE"]),
     // By the rules of the table.
     function("keeps_the_rules"),
     function("may_write_status"),
@@ -421,7 +422,14 @@ const RECEIVER: &[Right] = &[
     columns(
         "jobs",
         "SELECT",
-        &["id", "account", "status", "order_id", "content_key"],
+        &[
+            "id",
+            "account",
+            "status",
+            "order_id",
+            "content_key",
+            "sent_at",
+        ],
     ),
     table("deliveries", &["SELECT", "INSERT", "UPDATE"]),
     table("delivery_inbox", &["INSERT"]),
