@@ -98,7 +98,7 @@ pub(crate) enum QuestionResult {
 
 /// What came of an event that a receiver could not match by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EventResult {
+pub(crate) enum InboxResult {
     /// It was recorded.
     Matched,
     /// It named the order of a job whose answer was lost.
@@ -109,7 +109,7 @@ pub(crate) enum EventResult {
     Unknown,
 }
 
-impl EventResult {
+impl InboxResult {
     const ALL: [Self; 4] = [
         Self::Matched,
         Self::Settled,
@@ -461,7 +461,7 @@ impl Metrics {
             }),
             delivery_conflicts: self.delivery_conflicts.get_or_create_owned(&vec![own()]),
             strange_reports: self.strange_reports.get_or_create_owned(&vec![own()]),
-            inbox_events: EventResult::ALL.map(|result| {
+            inbox_events: InboxResult::ALL.map(|result| {
                 let result = ("result", result.as_str().to_owned());
                 self.inbox_events.get_or_create_owned(&vec![own(), result])
             }),
@@ -585,8 +585,8 @@ pub(crate) struct AccountMetrics {
     delivery_duration: [Histogram; SOURCES.len()],
     delivery_conflicts: Counter,
     strange_reports: Counter,
-    /// In the order of [`EventResult::ALL`].
-    inbox_events: [Counter; EventResult::ALL.len()],
+    /// In the order of [`InboxResult::ALL`].
+    inbox_events: [Counter; InboxResult::ALL.len()],
     /// In the order of [`Question::ALL`] and [`QuestionResult::ALL`].
     questions: [[Counter; QuestionResult::ALL.len()]; Question::ALL.len()],
 }
@@ -662,7 +662,7 @@ impl AccountMetrics {
     }
 
     /// This came of so many events.
-    pub(crate) fn events(&self, result: EventResult, count: u64) {
+    pub(crate) fn events(&self, result: InboxResult, count: u64) {
         self.inbox_events[result as usize].inc_by(count);
     }
 

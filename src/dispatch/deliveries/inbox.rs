@@ -15,7 +15,7 @@ use crate::{
     dispatch::{AccountState, Dispatch},
     lifecycle::OrderId,
     message::{ForeignNumbers, Recipient},
-    metrics::EventResult,
+    metrics::InboxResult,
     outbox::{ContentKey, LostJob, SentJob, UnmatchedEvent},
 };
 
@@ -165,7 +165,7 @@ impl Matcher<'_> {
             .collect();
         account
             .metrics
-            .events(EventResult::Matched, fitting.len() as u64);
+            .events(InboxResult::Matched, fitting.len() as u64);
         if !done.is_empty() {
             let done: Vec<i64> = done.into_iter().collect();
             dispatch.outbox.drop_events(&done).await?;
@@ -224,7 +224,7 @@ impl Matcher<'_> {
         }
         account
             .metrics
-            .events(EventResult::Suspicious, rows.len() as u64);
+            .events(InboxResult::Suspicious, rows.len() as u64);
         Ok(dispatch.outbox.drop_events(&rows).await?)
     }
 
@@ -275,7 +275,7 @@ impl Matcher<'_> {
         if !late.is_empty() {
             account
                 .metrics
-                .events(EventResult::Unknown, late.len() as u64);
+                .events(InboxResult::Unknown, late.len() as u64);
             outbox.drop_events(&late).await?;
         }
         if !later.is_empty() {
@@ -309,7 +309,7 @@ impl Matcher<'_> {
         if !report.is_of_one(number) {
             account
                 .metrics
-                .events(EventResult::Suspicious, rows.len() as u64);
+                .events(InboxResult::Suspicious, rows.len() as u64);
             tracing::warn!(
                 job.id = %job.id, account = %account.name, order_id = %order,
                 "an event of the webhook fits a job whose answer was lost, and the report of its order does not: nothing is believed of it"
@@ -326,7 +326,7 @@ impl Matcher<'_> {
             .settle_by_webhook(job, order.as_str(), &evidence, worker)
             .await?
         {
-            account.metrics.events(EventResult::Settled, 1);
+            account.metrics.events(InboxResult::Settled, 1);
             tracing::info!(
                 job.id = %job.id, account = %account.name, order_id = %order,
                 "sent: the webhook named its order, and the order's report confirmed it"
