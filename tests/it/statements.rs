@@ -142,6 +142,63 @@ fn uses_index(plan: &Value, index: &str) -> bool {
     nodes(plan).iter().any(|node| node["Index Name"] == index)
 }
 
+/// Workers and receivers keep a plan for as long as their connection lasts, and the first one is made while nothing is known of
+/// any delivery.
+#[tokio::test]
+async fn what_is_known_of_a_delivery_is_looked_up_also_by_a_plan_that_was_made_before_anything_was()
+{
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let sent = [
+        ("status", "'sent'"),
+        ("order_id", "(100000 + n)::text"),
+        ("sent_at", "now()"),
+        ("finished_at", "now()"),
+    ];
+    insert_many(pool, 5_000, &sent).await;
+    execute(pool, "VACUUM (ANALYZE)").await;
+    let steady =
+        "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_sort = off;
+                  SET enable_hashjoin = off; SET enable_mergejoin = off";
+    let mut connection = pool.acquire().await.expect("a connection");
+    let statement = statement("deliveries_of");
+    for sql in [
+        steady.to_owned(),
+        format!("PREPARE known (text, text[]) AS {statement}"),
+        "EXECUTE known ('default', '{100001}')".to_owned(),
+    ] {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection);
+        done.await.expect("it fits");
+    }
+    execute(
+        pool,
+        "INSERT INTO sms_outbox.deliveries (job_id, account, total, delivered, undelivered, facts, status, source)
+         SELECT id, account, 1, 1, 0, 2, 'delivered', 'webhook' FROM sms_outbox.jobs",
+    )
+    .await;
+    let orders: Vec<String> = (100_001..=100_050).map(|order| order.to_string()).collect();
+    let sql = format!(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE known ('default', '{{{}}}')",
+        orders.join(",")
+    );
+    let explained: Value = sqlx::query_scalar(AssertSqlSafe(sql))
+        .persistent(false)
+        .fetch_one(&mut *connection)
+        .await
+        .expect("a plan");
+    let plan = &explained[0]["Plan"];
+    assert_eq!(plan["Actual Rows"].as_f64(), Some(50.0), "{plan:#}");
+    for node in nodes(plan) {
+        let rows = node["Actual Rows"].as_f64().expect("so many rows");
+        assert!(rows <= 50.0, "{plan:#}");
+    }
+    // Those of one connection only.
+    sqlx::raw_sql("DISCARD ALL")
+        .execute(&mut *connection)
+        .await
+        .expect("it always is");
+}
+
 /// Who inserts in these tests.
 const PRODUCER: &str = "postgres";
 
