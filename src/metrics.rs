@@ -643,7 +643,8 @@ impl AccountMetrics {
         self.delivery_conflicts
             .inc_by(learnt.new_conflicts() as u64);
         let place = SOURCES.iter().position(|source| *source == outcome.source);
-        let (Some(place), true) = (place, learnt.is_new()) else {
+        let is_pending = outcome.status == DeliveryStatus::Pending;
+        let (Some(place), true, false) = (place, learnt.is_new(), is_pending) else {
             return;
         };
         for (status, counters) in DeliveryStatus::ALL.iter().zip(&self.deliveries) {

@@ -23,10 +23,10 @@ pub use schedule::Following;
 use super::{AccountState, Dispatch, jitter, questions::Interrupted};
 use crate::{
     delivery::{Fact, Numbers, Price, Source},
-    lifecycle::OrderId,
+    lifecycle::{ErrorClass, OrderId},
     metrics::Question,
     outbox::{Check, DueCheck, Learnt, OutboxError, SentJob, chain},
-    provider::{NumbersPage, Provider},
+    provider::{Credentials, NumbersPage, ProbeError, Provider},
     reconciliation::ListedOrder,
 };
 use facts::{COMPLETE, OrderReport};
@@ -97,7 +97,9 @@ pub(super) async fn run(dispatch: Arc<Dispatch>, account: Arc<AccountState>, fol
 async fn rest(dispatch: &Dispatch, interval: Duration, round: Result<(), Interrupted>) -> bool {
     let pause = match round {
         // What the provider said was logged where it was said.
-        Ok(()) | Err(Interrupted::LeaseLost | Interrupted::Provider(_)) => interval,
+        Ok(()) | Err(Interrupted::Provider(_)) => interval,
+        // Whoever has it will have it in a while, too.
+        Err(Interrupted::LeaseLost) => interval * 5,
         Err(Interrupted::Outbox(error)) if error.blames_the_row() => {
             tracing::error!(error = %chain(&error), "following deliveries failed");
             interval.max(Duration::from_secs(1))
@@ -208,8 +210,16 @@ impl Follower<'_> {
         }
         finished.extend(self.sample(step, samples));
         alone.sort_by_key(|due| due.priority);
+        let mut failed = 0;
         for due in finished.iter().chain(&alone) {
-            self.scribe.report(step, due).await?;
+            match self.scribe.report(step, due).await {
+                Ok(()) => failed = 0,
+                // It may be that one order's report alone, and must not hold up the others for ever.
+                Err(Interrupted::Provider(error)) if is_of_one_question(&error) && failed < 2 => {
+                    failed += 1;
+                }
+                Err(error) => return Err(error),
+            }
         }
         for orders in overdue.chunks(OVERDUE) {
             let orders: Vec<&str> = orders.iter().map(String::as_str).collect();
@@ -277,8 +287,10 @@ impl Follower<'_> {
             );
             let read = match asked.await {
                 Ok(read) => read,
+                // Then there is no list to go by.
                 Err(Interrupted::Provider(error))
-                    if matches!(error.failure.code, Some(458 | 464)) =>
+                    if matches!(error.failure.code, Some(458 | 464))
+                        || is_of_one_question(&error) =>
                 {
                     break;
                 }
@@ -314,6 +326,26 @@ impl Follower<'_> {
     }
 }
 
+/// Whether another question may be answered although this one was not.
+fn is_of_one_question(error: &ProbeError) -> bool {
+    match error.failure.class {
+        ErrorClass::Auth
+        | ErrorClass::Balance
+        | ErrorClass::Account
+        | ErrorClass::RateLimited
+        | ErrorClass::Network
+        | ErrorClass::Timeout => false,
+        ErrorClass::Sender
+        | ErrorClass::Recipients
+        | ErrorClass::Content
+        | ErrorClass::Iys
+        | ErrorClass::Schedule
+        | ErrorClass::Request
+        | ErrorClass::Unavailable
+        | ErrorClass::Unknown => true,
+    }
+}
+
 /// One who asks about orders of an account, and writes down what is said.
 #[derive(Clone, Copy)]
 struct Scribe<'a> {
@@ -331,10 +363,7 @@ impl Scribe<'_> {
     async fn question<T>(
         &self,
         kind: Question,
-        question: impl AsyncFnOnce(
-            &Provider,
-            &crate::provider::Credentials,
-        ) -> Result<T, crate::provider::ProbeError>,
+        question: impl AsyncFnOnce(&Provider, &Credentials) -> Result<T, ProbeError>,
     ) -> Result<T, Interrupted> {
         self.account
             .questions

@@ -401,6 +401,69 @@ async fn an_order_that_is_not_there_yet_and_reports_that_refuse_are_asked_again(
     worker.stop().await;
 }
 
+/// A report that is never given holds up no other, and a list that is never given is done without.
+#[tokio::test]
+async fn a_question_that_is_never_answered_holds_up_no_other() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let ledger = Ledger::new(as_the_text_says);
+    let provider = ledger.provider();
+    provider.now_says(move |request| match request.path.as_str() {
+        REPORTS => Reply::text(500, "<html>"),
+        REPORT if request.order()["id"] == json!(order_id(1)) => Reply::code(500, 500),
+        _ => ledger.answer(request),
+    });
+    let first = insert(pool, &[]).await;
+    let worker = Worker::start(&database, &provider, &FLAGS);
+    wait_for_status(pool, first, "sent").await;
+    let others = insert_many(pool, 10, &[]).await;
+    wait_for_statuses(pool, &others, "sent").await;
+    let delivered = "SELECT count(*) FROM sms_outbox.deliveries WHERE status = 'delivered'";
+    wait_for_count(pool, delivered, |n| n == 10).await;
+    worker.stop().await;
+    assert_eq!(delivery(pool, first).await, None);
+}
+
+/// Nothing is asked about what a webhook has told, and where it tells nearly everything the rest is given time.
+#[tokio::test]
+async fn where_webhooks_tell_nearly_everything_little_is_asked() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let ledger = Ledger::new(as_the_text_says);
+    let provider = ledger.provider();
+    let sending = Worker::start(&database, &provider, &["--deliveries", "false"]);
+    let ids = insert_many(pool, 200, &[]).await;
+    wait_for_statuses(pool, &ids, "sent").await;
+    sending.stop().await;
+    execute(
+        pool,
+        "INSERT INTO sms_outbox.deliveries (job_id, account, total, delivered, undelivered, facts, status, source, finished_at)
+         SELECT id, account, 1, 1, 0, 2, 'delivered', 'webhook', now() FROM sms_outbox.jobs ORDER BY id LIMIT 195",
+    )
+    .await;
+    // Ten seconds for five minutes: what follows is not yet another step.
+    let flags = [
+        &FLAGS[..],
+        &["--delivery-pace", "100", "--report-rate", "1000"],
+    ]
+    .concat();
+    let worker = Worker::start(&database, &provider, &flags);
+    wait_for_count(
+        pool,
+        "SELECT count(*) FROM sms_outbox.delivery_checks WHERE step = 1",
+        |n| n == 1,
+    )
+    .await;
+    // A sample of what the webhook has told, and nothing else.
+    let asked = questions(&provider);
+    assert!(asked <= 1, "{asked}");
+    let delivered = "SELECT count(*) FROM sms_outbox.deliveries WHERE status = 'delivered'";
+    wait_for_count(pool, delivered, |n| n == 200).await;
+    worker.stop().await;
+    let asked = questions(&provider);
+    assert!(asked <= 10, "{asked}");
+}
+
 #[tokio::test]
 async fn a_report_of_other_numbers_is_not_believed() {
     let database = TestDatabase::create().await;

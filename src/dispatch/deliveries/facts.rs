@@ -1,7 +1,8 @@
 //! What a list or a report says of a job, as facts. No database, no network.
 
 use crate::{
-    delivery::{Fact, Numbers, Price, Source},
+    delivery::{Fact, Numbers, Price, Source, Word},
+    message::Recipient,
     provider::{NumbersPage, ReportedNumber},
     reconciliation::ListedOrder,
 };
@@ -47,7 +48,7 @@ impl OrderReport {
     }
 
     /// Whether exactly this number was sent to.
-    pub(super) fn is_of_one(&self, number: &crate::message::Recipient) -> bool {
+    pub(super) fn is_of_one(&self, number: &Recipient) -> bool {
         self.is_whole
             && self.total() == 1
             && self.numbers.len() == 1
@@ -90,7 +91,6 @@ impl OrderReport {
 
 /// What the line of a list says of a job with these numbers. Of several it says only how many, and not which.
 pub(super) fn of_line(line: &ListedOrder, numbers: &Numbers) -> Vec<Fact> {
-    use crate::delivery::Word;
     if line.status == Some(REFUSED) {
         return vec![Fact::Refused(Source::List)];
     }
@@ -112,11 +112,7 @@ pub(super) fn of_line(line: &ListedOrder, numbers: &Numbers) -> Vec<Fact> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        delivery::Word,
-        lifecycle::OrderId,
-        message::{ForeignNumbers, Recipient},
-    };
+    use crate::{lifecycle::OrderId, message::ForeignNumbers};
 
     fn number(text: &str) -> Recipient {
         Recipient::parse(text, ForeignNumbers::Allowed).expect("a number")

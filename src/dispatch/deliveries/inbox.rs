@@ -23,8 +23,14 @@ use crate::{
 const ROWS: usize = 500;
 /// The time between two passes: events for one order in between are written together.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Orders that are asked about in one pass: those that need no question wait for them.
+const ASKED: usize = 5;
 /// Orders with long lists whose numbers are kept: about 8 MB each at the most.
 const KEPT: usize = 4;
+/// What a pass has no question left for is looked at again after others had their turn.
+const LATER: Duration = Duration::from_secs(5);
+/// And what could not be answered, after so long.
+const UNREADABLE: Duration = Duration::from_secs(60);
 /// What is not matched by then is somebody else's.
 const KEPT_FOR: Duration = Duration::from_hours(24);
 /// What the provider puts behind a text.
@@ -50,6 +56,8 @@ struct Job {
 struct Matcher<'a> {
     scribe: Scribe<'a>,
     kept: HashMap<Uuid, (Arc<Numbers>, Arc<str>)>,
+    /// How many questions this pass may still ask.
+    questions: usize,
 }
 
 /// Matches events of one account until the worker stops.
@@ -60,6 +68,7 @@ pub(in crate::dispatch) async fn run(dispatch: Arc<Dispatch>, account: Arc<Accou
             account: &account,
         },
         kept: HashMap::new(),
+        questions: 0,
     };
     while let Some(round) = dispatch.unless_stopping(matcher.round()).await {
         if !rest(&dispatch, INTERVAL, round).await {
@@ -78,6 +87,11 @@ impl Matcher<'_> {
             return Ok(());
         }
         account.questions.keep_lease(dispatch).await?;
+        self.questions = if self.scribe.may_ask().await? {
+            ASKED
+        } else {
+            0
+        };
         let mut by_order: BTreeMap<String, Vec<Event>> = BTreeMap::new();
         for row in rows {
             by_order
@@ -207,20 +221,25 @@ impl Matcher<'_> {
 
     /// The order is ours, and its number or text is another: whoever says so may know the address, or be mistaken. What the report
     /// says counts.
-    async fn confirm(&self, order: &str, events: &[Event]) -> Result<(), Interrupted> {
+    async fn confirm(&mut self, order: &str, events: &[Event]) -> Result<(), Interrupted> {
         let Scribe { dispatch, account } = self.scribe;
         let rows = rows_of(events);
-        if !self.scribe.may_ask().await? {
-            return self.postpone(&rows, Duration::from_secs(60)).await;
+        if !self.may_ask() {
+            return self.postpone(&rows, LATER).await;
         }
         tracing::warn!(
             account = %account.name, order_id = %order,
             "an event of the webhook does not fit the order that it names: the order's report is asked for"
         );
-        if let Some(order) = OrderId::parse(order)
-            && let Some(report) = self.scribe.read_report(&order, false).await?
-        {
-            self.scribe.write_report(&order, &report).await?;
+        if let Some(order) = OrderId::parse(order) {
+            match self.scribe.read_report(&order, false).await {
+                Ok(Some(report)) => self.scribe.write_report(&order, &report).await?,
+                Ok(None) => {}
+                Err(error) => {
+                    self.postpone(&rows, UNREADABLE).await?;
+                    return Err(error);
+                }
+            }
         }
         account
             .metrics
@@ -229,7 +248,7 @@ impl Matcher<'_> {
     }
 
     /// Orders that nobody knows (yet): sent a moment ago, lost, or not ours.
-    async fn place(&self, strangers: &[(&String, &Vec<Event>)]) -> Result<(), Interrupted> {
+    async fn place(&mut self, strangers: &[(&String, &Vec<Event>)]) -> Result<(), Interrupted> {
         if strangers.is_empty() {
             return Ok(());
         }
@@ -257,8 +276,12 @@ impl Matcher<'_> {
                 .max()
                 .unwrap_or_default();
             let wait = match fitting {
-                Some((_, [job], number)) if self.scribe.may_ask().await? => {
-                    self.settle(order, job, number, &rows, age).await?
+                Some((_, [job], number)) => {
+                    if self.may_ask() {
+                        self.settle(order, job, number, &rows, age).await?
+                    } else {
+                        Some(LATER)
+                    }
                 }
                 _ => Some(if age < Duration::from_secs(60) {
                     INTERVAL
@@ -300,7 +323,14 @@ impl Matcher<'_> {
             outbox.drop_events(rows).await?;
             return Ok(None);
         };
-        let Some(report) = self.scribe.read_report(&order, false).await? else {
+        let read = self.scribe.read_report(&order, false).await;
+        let Some(report) = (match read {
+            Ok(report) => report,
+            Err(error) => {
+                self.postpone(rows, UNREADABLE).await?;
+                return Err(error);
+            }
+        }) else {
             // Not visible yet. Each time costs a question.
             return Ok(Some(
                 (age / 2).clamp(Duration::from_secs(2), Duration::from_secs(600)),
@@ -335,6 +365,13 @@ impl Matcher<'_> {
         }
         // The event itself is recorded in the next pass, as that of an order that is known.
         Ok(Some(INTERVAL))
+    }
+
+    /// Whether this pass may ask one more question.
+    fn may_ask(&mut self) -> bool {
+        let may = self.questions > 0;
+        self.questions = self.questions.saturating_sub(1);
+        may
     }
 
     async fn postpone(&self, rows: &[i64], wait: Duration) -> Result<(), Interrupted> {
