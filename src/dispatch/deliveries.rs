@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{Days, NaiveDate, TimeDelta, TimeZone, Utc};
+use chrono::{Days, NaiveDate, TimeDelta, TimeZone};
 use chrono_tz::Europe::Istanbul;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -175,7 +175,6 @@ impl Follower<'_> {
 
     /// Asks about what is due, with as few questions as possible.
     async fn ask(&mut self, step: Step, due: Vec<DueCheck>) -> Result<(), Interrupted> {
-        let now = Utc::now();
         let overdue: Vec<String> = if step.scope == Scope::Last {
             let undecided = due.iter().filter(|due| !due.is_sample);
             undecided.map(|due| due.order.clone()).collect()
@@ -185,7 +184,7 @@ impl Follower<'_> {
         let mut seen = HashSet::new();
         let (samples, mut due): (Vec<DueCheck>, Vec<DueCheck>) = due
             .into_iter()
-            .filter(|due| schedule::can_be_asked(due, now) && seen.insert(due.order.clone()))
+            .filter(|due| schedule::can_be_asked(due) && seen.insert(due.order.clone()))
             .partition(|due| due.is_sample);
         if step.waits_for_webhook && self.webhook.is_trusted() {
             due.clear();
@@ -199,7 +198,7 @@ impl Follower<'_> {
         let mut by_day: BTreeMap<NaiveDate, Vec<DueCheck>> = BTreeMap::new();
         let mut alone = Vec::new();
         for due in due {
-            match schedule::day_of(&due, now).filter(|_| !due.is_scheduled) {
+            match schedule::day_of(&due) {
                 Some(day) => by_day.entry(day).or_default().push(due),
                 None => alone.push(due),
             }
@@ -265,18 +264,19 @@ impl Follower<'_> {
             return Ok(());
         };
         due.sort_by_key(|due| due.sent_at);
+        let now = due.iter().map(schedule::seen_at).max().unwrap_or_default();
         // A day that is listed no more is forgotten.
         if let Some(oldest) = day.checked_sub_days(Days::new(10)) {
             self.days.retain(|known, _| *known >= oldest);
         }
         let list = self.days.entry(day).or_insert_with(|| {
             let midnight = Istanbul.from_local_datetime(&day.and_time(chrono::NaiveTime::MIN));
-            DayList::new(midnight.earliest().map_or_else(Utc::now, |at| at.to_utc()))
+            DayList::new(midnight.earliest().map_or(now, |at| at.to_utc()))
         });
         list.start();
         while !due.is_empty() {
             let wanted: Vec<_> = due.iter().map(|due| due.sent_at + self.ahead).collect();
-            let Next::Page(page) = list.next(&wanted, Utc::now()) else {
+            let Next::Page(page) = list.next(&wanted, now + self.ahead) else {
                 alone.push(due.remove(0));
                 continue;
             };
@@ -456,13 +456,11 @@ impl Scribe<'_> {
             lines.iter().map(|line| (line.id.as_str(), line)).collect();
         let outbox = &self.dispatch.outbox;
         let jobs = outbox.deliveries_of(&self.account.name, &orders).await?;
-        let now = Utc::now();
         let mut ahead: Vec<TimeDelta> = jobs
             .iter()
             .filter_map(|job| {
                 let line = by_order.get(job.order_id.as_str())?;
-                let sent_at = now - TimeDelta::from_std(job.since_sent).ok()?;
-                Some(line.submitted_at - sent_at)
+                Some(line.submitted_at - job.sent_at)
             })
             .collect();
         ahead.sort_unstable();

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{ContentKey, Outbox, OutboxError, from_millis};
@@ -21,7 +22,9 @@ pub struct SentJob {
     pub content: Option<i64>,
     /// What is known of its delivery; `None`: nothing, nor whether it has one recipient or several.
     pub delivery: Option<Delivery>,
-    /// How long ago it was accepted.
+    /// When its acceptance was recorded.
+    pub sent_at: DateTime<Utc>,
+    /// How long ago that was.
     pub since_sent: Duration,
     /// How often that was written.
     writes: i32,
@@ -36,6 +39,7 @@ struct Row {
     places: Option<String>,
     writes: i32,
     since_sent_ms: i64,
+    sent_us: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -154,6 +158,7 @@ impl Outbox {
             order_id: row.order_id,
             content: row.content,
             delivery: row.facts.map(|facts| Delivery::read(facts, row.places)),
+            sent_at: DateTime::from_timestamp_micros(row.sent_us).unwrap_or_default(),
             since_sent: from_millis(row.since_sent_ms),
             writes: row.writes,
         };

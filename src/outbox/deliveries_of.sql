@@ -1,7 +1,8 @@
 -- The jobs of these orders, with what is known of their deliveries. Reads nothing that a receiver may not.
 --   $1 account   $2 order ids
 SELECT job.id, job.order_id, job.content_key & 1099511627775 AS content, known.facts, known.places, coalesce(known.writes, 0) AS writes,
-       (extract(epoch FROM now() - job.sent_at) * 1000)::bigint AS since_sent_ms
+       (extract(epoch FROM now() - coalesce(job.sent_at, now())) * 1000)::bigint AS since_sent_ms,
+       (extract(epoch FROM coalesce(job.sent_at, now())) * 1000000)::bigint AS sent_us
 FROM sms_outbox.jobs AS job
 -- Looked up one by one: a plan that is made while the table is empty, and kept, would otherwise read all of it for each batch.
 LEFT JOIN LATERAL (

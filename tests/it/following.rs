@@ -374,6 +374,38 @@ async fn a_long_list_is_read_when_it_is_complete_and_written_once() {
     assert_eq!(count(pool, failed).await, 1_250);
 }
 
+/// What is said of one number more costs the same again: so little may be.
+#[tokio::test]
+async fn what_is_said_of_fifty_thousand_numbers_is_stored_in_little() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    // One of sixteen, without a pattern.
+    let provider = Ledger::new(|_, place| {
+        let hash = (place as u32).wrapping_mul(2_654_435_761).rotate_left(7) ^ 0x5bd1;
+        if hash.wrapping_mul(0x9e37_79b1) >> 28 == 0 {
+            112
+        } else {
+            111
+        }
+    })
+    .provider();
+    let numbers =
+        "ARRAY(SELECT '90532' || lpad(n::text, 7, '0') FROM generate_series(1, 50000) AS n)";
+    let id = insert(pool, &[("recipients", numbers)]).await;
+    let worker = Worker::start(&database, &provider, &FLAGS);
+    wait_for_delivery(pool, id, "partly").await;
+    worker.stop().await;
+    let bytes = "SELECT pg_column_size(places)::bigint FROM sms_outbox.deliveries";
+    let bytes = count(pool, bytes).await;
+    assert!(bytes < 20_000, "{bytes}");
+    let writes = "SELECT writes::bigint FROM sms_outbox.deliveries";
+    assert_eq!(count(pool, writes).await, 1);
+    assert!(
+        questions(&provider) <= 60,
+        "fifty pages, and the first of them before"
+    );
+}
+
 #[tokio::test]
 async fn an_order_that_is_not_there_yet_and_reports_that_refuse_are_asked_again() {
     let database = TestDatabase::create().await;
@@ -641,6 +673,36 @@ async fn an_event_that_does_not_fit_changes_nothing_that_a_report_does_not_confi
     );
     assert_eq!(delivery(pool, never).await, None);
     assert_eq!(questions(&provider), 2);
+}
+
+#[tokio::test]
+async fn a_report_outranks_what_a_webhook_has_said_and_the_contradiction_is_counted() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let ledger = Ledger::new(as_the_text_says);
+    let provider = ledger.provider();
+    let flags = [&FLAGS[..], &["--delivery-pace", "0.01"]].concat();
+    let worker = Worker::start(&database, &provider, &flags);
+    let number = ("recipients", "ARRAY['905321234567']");
+    let id = insert(pool, &[("body", "'no'"), number]).await;
+    let sent = wait_for_status(pool, id, "sent").await;
+    let order = sent.order_id.as_deref().expect("its order");
+    event(pool, order, "905321234567", 'd', "no").await;
+    wait_for_delivery(pool, id, "delivered").await;
+    // Somebody doubts it.
+    event(pool, order, "905321234567", 'u', "another text").await;
+    wait_for_delivery(pool, id, "undelivered").await;
+    // And it stays so, whatever else is posted.
+    event(pool, order, "905321234567", 'd', "no").await;
+    wait_for_empty_inbox(pool).await;
+    worker.stop().await;
+    let (status, source, _) = delivery(pool, id).await.expect("a row");
+    assert_eq!(
+        (status.as_str(), source.as_str()),
+        ("undelivered", "report")
+    );
+    let conflicts = "SELECT conflicts::bigint FROM sms_outbox.deliveries";
+    assert_eq!(count(pool, conflicts).await, 1);
 }
 
 #[tokio::test]

@@ -125,17 +125,22 @@ impl WebhookShare {
     }
 }
 
-/// The day, by Turkish clocks, whose list has this order; `None`: it is listed no more.
-pub(super) fn day_of(due: &DueCheck, now: DateTime<Utc>) -> Option<NaiveDate> {
+/// The day, by Turkish clocks, whose list has this order; `None`: it is listed no more, or was held back since.
+pub(super) fn day_of(due: &DueCheck) -> Option<NaiveDate> {
     let day = |moment: DateTime<Utc>| moment.with_timezone(&Istanbul).date_naive();
-    let oldest = day(now).checked_sub_days(Days::new(LISTED_DAYS))?;
-    Some(day(due.sent_at)).filter(|day| *day >= oldest)
+    let oldest = day(seen_at(due)).checked_sub_days(Days::new(LISTED_DAYS))?;
+    Some(day(due.sent_at)).filter(|day| !due.is_scheduled && *day >= oldest)
+}
+
+/// When the database found it due, by its own clock.
+pub(super) fn seen_at(due: &DueCheck) -> DateTime<Utc> {
+    let age = TimeDelta::from_std(due.age).unwrap_or_default();
+    due.sent_at.checked_add_signed(age).unwrap_or(due.sent_at)
 }
 
 /// Whether there is an answer at all that could be asked for.
-pub(super) fn can_be_asked(due: &DueCheck, now: DateTime<Utc>) -> bool {
-    let longest = TimeDelta::from_std(LONGEST_ASKED).unwrap_or(TimeDelta::MAX);
-    due.is_scheduled || now.signed_duration_since(due.sent_at) < longest
+pub(super) fn can_be_asked(due: &DueCheck) -> bool {
+    due.age < LONGEST_ASKED
 }
 
 #[cfg(test)]
@@ -176,6 +181,37 @@ mod tests {
             1,
             "a horizon below the first age"
         );
+    }
+
+    #[test]
+    fn the_day_of_an_order_is_that_of_turkish_clocks_while_it_is_listed() {
+        let due = |sent_at: &str, age, is_scheduled| DueCheck {
+            job: uuid::Uuid::nil(),
+            order: "1".to_owned(),
+            priority: 1,
+            recipients: 1,
+            sent_at: sent_at.parse().expect("a moment"),
+            age,
+            is_scheduled,
+            is_sample: false,
+        };
+        let day = |text: &str| text.parse::<NaiveDate>().ok();
+        let hour = Duration::from_hours(1);
+        for (sent_at, age, is_scheduled, expected) in [
+            ("2026-05-01T20:59:59Z", hour, false, day("2026-05-01")),
+            ("2026-05-01T21:00:00Z", hour, false, day("2026-05-02")),
+            ("2026-05-01T21:00:00Z", hour, true, None),
+            (
+                "2026-05-01T12:00:00Z",
+                hour * 24 * 9,
+                false,
+                day("2026-05-01"),
+            ),
+            ("2026-05-01T12:00:00Z", hour * 24 * 10, false, None),
+        ] {
+            let due = due(sent_at, age, is_scheduled);
+            assert_eq!(day_of(&due), expected, "{due:?}");
+        }
     }
 
     #[test]
