@@ -12,6 +12,8 @@ WITH entry AS MATERIALIZED (
     CROSS JOIN LATERAL unnest(log.jobs) WITH ORDINALITY AS job (id, place)
     WHERE (log.xid, log.id) >= ($2::text::xid8, $3::bigint)
       AND (log.xid, log.id, job.place) > ($2::text::xid8, $3::bigint, $4::bigint)
+      -- Entries that were restored from another server, which had counted further, would carry the cursor past all that is new here.
+      AND log.xid <= pg_snapshot_xmax(pg_current_snapshot())
     ORDER BY log.xid, log.id, job.place
     LIMIT $6
 ), passed AS MATERIALIZED (

@@ -767,6 +767,27 @@ async fn lost_answers_are_settled_by_the_webhook_and_one_report_each() {
     assert_eq!(questions(&provider), 6);
 }
 
+/// A dump brings entries and cursors along, and the other server may have counted its transactions further.
+#[tokio::test]
+async fn a_schedule_that_was_restored_from_another_server_goes_on() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    execute(
+        pool,
+        "INSERT INTO sms_outbox.change_log (xid, at, account, jobs)
+         VALUES ('9000000000', now() - interval '1 hour', 'default', ARRAY[gen_random_uuid()]);
+         INSERT INTO sms_outbox.delivery_checks (account, step, xid, id, place, scheduled_to, scheduled_id)
+         SELECT 'default', step, '9000000000', 1, 1, 'epoch', '00000000-0000-0000-0000-000000000000'
+         FROM generate_series(0, 9) AS step",
+    )
+    .await;
+    let provider = Ledger::new(as_the_text_says).provider();
+    let worker = Worker::start(&database, &provider, &FLAGS);
+    let id = insert(pool, &[]).await;
+    wait_for_delivery(pool, id, "delivered").await;
+    worker.stop().await;
+}
+
 /// A step of the schedule, however many wait without a word, and however many are decided.
 #[tokio::test]
 async fn a_step_of_the_schedule_reads_what_it_comes_to_and_nothing_else() {
