@@ -1280,6 +1280,7 @@ SELECT job.id, job.account, job.idempotency_key, job.batch_id, job.sender, job.p
        CASE WHEN job.status = 'split' THEN whole.delivery ELSE known.status END AS delivery,
        CASE WHEN job.status = 'split' THEN whole.delivered ELSE known.delivered END AS delivered,
        CASE WHEN job.status = 'split' THEN whole.undelivered ELSE known.undelivered END AS undelivered,
+       CASE WHEN job.status = 'split' THEN whole.total ELSE known.total END AS total,
        CASE WHEN job.status = 'split' THEN CASE WHEN whole.delivery IN ('delivered', 'partly') THEN whole.decided_at END
             WHEN known.status IN ('delivered', 'partly') THEN known.finished_at END AS delivered_at,
        CASE WHEN job.status = 'split' THEN whole.price ELSE known.price END AS price,
@@ -1300,13 +1301,23 @@ CROSS JOIN LATERAL (
                 WHEN bool_or(part.status = 'cancelled') THEN 'cancelled'
                 ELSE 'failed' END AS status,
            CASE WHEN count(told.job_id) = 0 THEN NULL
-                WHEN bool_or(part.status = 'sent' AND coalesce(told.status, 'pending') = 'pending') THEN 'pending'
-                WHEN bool_or(told.status = 'unknown') THEN 'unknown'
-                WHEN sum(told.delivered) > 0 THEN CASE WHEN sum(told.undelivered) > 0 THEN 'partly' ELSE 'delivered' END
+                -- What is not sent yet may still arrive.
+                WHEN bool_or(part.status IN ('queued', 'sending')
+                             OR (part.status = 'sent' AND coalesce(told.status, 'pending') = 'pending')) THEN 'pending'
+                WHEN bool_or(part.status = 'uncertain' OR told.status = 'unknown') THEN 'unknown'
+                -- Numbers that are refused are left out, as in a list that was not cut; what ended otherwise was meant to arrive.
+                WHEN sum(told.delivered) > 0
+                    THEN CASE WHEN sum(told.undelivered) > 0
+                                   OR bool_or(part.status <> 'sent' AND part.error_class IS DISTINCT FROM 'recipients')
+                              THEN 'partly' ELSE 'delivered' END
                 WHEN bool_and(told.status = 'cancelled') THEN 'cancelled'
                 WHEN bool_and(told.status = 'refused') THEN 'refused'
                 ELSE 'undelivered' END AS delivery,
-           sum(told.delivered)::integer AS delivered, sum(told.undelivered)::integer AS undelivered, sum(told.price) AS price,
+           sum(told.delivered)::integer AS delivered, sum(told.undelivered)::integer AS undelivered,
+           CASE WHEN count(told.job_id) > 0
+                THEN (sum(coalesce(told.total, cardinality(part.recipients))) FILTER (WHERE part.status = 'sent'))::integer
+           END AS total,
+           sum(told.price) AS price,
            sum(told.conflicts)::integer AS conflicts, min(told.source) AS source,
            min(part.sent_at) AS sent_at, max(told.changed_at) AS changed_at, max(told.finished_at) AS decided_at,
            CASE WHEN bool_and(part.finished_at IS NOT NULL) THEN max(part.finished_at) END AS finished_at
@@ -1334,8 +1345,9 @@ SELECT batch_id, account, count(*) AS jobs,
        sum(rejected) AS recipients_rejected,
        coalesce(sum(delivered), 0) AS delivered,
        coalesce(sum(undelivered), 0) AS undelivered,
-       coalesce(sum(recipients - rejected - coalesce(delivered, 0) - coalesce(undelivered, 0)) FILTER (WHERE status = 'sent'), 0)
-           AS undecided,
+       -- A number that stands in a list twice is sent to once.
+       coalesce(sum(coalesce(total, recipients - rejected) - coalesce(delivered, 0) - coalesce(undelivered, 0))
+                    FILTER (WHERE status = 'sent'), 0) AS undecided,
        sum(price) AS price,
        min(created_at) AS first_at,
        max(greatest(created_at, sent_at, finished_at, delivery_changed_at)) AS last_at
@@ -1351,7 +1363,8 @@ RETURNS TABLE (job_id uuid, idempotency_key text, status text, delivery text, or
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     WITH cursor AS MATERIALIZED (
-        SELECT coalesce(nullif(split_part(after, '-', 1), ''), '0')::xid8 AS xid,
+        -- By way of a number: xid8 takes any text for 0 before PostgreSQL 16, and would begin at the beginning.
+        SELECT coalesce(nullif(split_part(after, '-', 1), ''), '0')::numeric::text::xid8 AS xid,
                coalesce(nullif(split_part(after, '-', 2), ''), '0')::bigint AS id,
                coalesce(nullif(split_part(after, '-', 3), ''), '0')::bigint AS place
     ), entry AS (

@@ -11,6 +11,7 @@ mod configuration;
 mod copies;
 mod crash_points;
 mod crashes;
+mod deliveries;
 mod documentation;
 mod expiry;
 mod failover;
