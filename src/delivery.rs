@@ -3,11 +3,9 @@
 //! A delivery *is* the set of what was said ([`Fact`]): learning is adding to it, and everything that is told follows from the
 //! set. So neither the order in which words come, nor how often, can change what they lead to.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-};
+use std::collections::{HashMap, HashSet};
 
+pub use crate::job::DeliveryStatus;
 use crate::message::{ForeignNumbers, Recipient};
 
 /// Where a word about a phone comes from. Later ones outrank earlier ones; `List` and `Report` are of equal rank, being two
@@ -63,71 +61,6 @@ pub enum Fact {
     Cancelled,
     /// Nothing final was said within the horizon.
     Overdue,
-}
-
-/// The text form is what `sms_outbox.deliveries.status` holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum DeliveryStatus {
-    /// The provider works on it; some of its numbers may be decided.
-    Pending,
-    /// Every recipient's phone has it.
-    Delivered,
-    /// Every recipient is decided, some have it.
-    Partly,
-    /// Every recipient is decided, none has it.
-    Undelivered,
-    /// The provider accepted the order and then did not dispatch it.
-    Refused,
-    /// We cancelled it at the provider before its time.
-    Cancelled,
-    /// No final word within the horizon. Late news still counts.
-    Unknown,
-}
-
-impl DeliveryStatus {
-    /// All of them, as people read them.
-    pub const ALL: [Self; 7] = [
-        Self::Pending,
-        Self::Delivered,
-        Self::Partly,
-        Self::Undelivered,
-        Self::Refused,
-        Self::Cancelled,
-        Self::Unknown,
-    ];
-
-    /// The text that the database holds.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Delivered => "delivered",
-            Self::Partly => "partly",
-            Self::Undelivered => "undelivered",
-            Self::Refused => "refused",
-            Self::Cancelled => "cancelled",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// Whether nothing is asked about it any more. Better evidence moves it on all the same.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        match self {
-            Self::Delivered
-            | Self::Partly
-            | Self::Undelivered
-            | Self::Refused
-            | Self::Cancelled => true,
-            Self::Pending | Self::Unknown => false,
-        }
-    }
-}
-
-impl fmt::Display for DeliveryStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 // What was said of one number, as bits. SQL reads them too: sms_outbox.number_delivery.

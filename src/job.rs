@@ -1,4 +1,5 @@
-//! What a row says of its job, as types: where it stands, what kind of failure it met, the provider's number for it.
+//! What a row says of its job, as types: where it stands, on the phone too, what kind of failure it met, the provider's number
+//! for it.
 
 use std::{fmt, str::FromStr};
 
@@ -37,6 +38,12 @@ pub struct Job {
     pub created_at: DateTime<Utc>,
     /// When the provider took it. Nothing is said about phones.
     pub sent_at: Option<DateTime<Utc>>,
+    /// What became of it on the phone. `None`: it is not sent, or there is no word yet.
+    pub delivery: Option<DeliveryStatus>,
+    /// When the last word came that it was delivered, at least to some of its recipients.
+    pub delivered_at: Option<DateTime<Utc>>,
+    /// What the provider says that it cost, in the unit of the account, with a decimal point.
+    pub price: Option<String>,
     /// When it came to its end.
     pub finished_at: Option<DateTime<Utc>>,
 }
@@ -128,6 +135,86 @@ impl FromStr for Status {
             .find(|status| status.as_str() == text)
             .ok_or_else(|| UnknownValue {
                 what: "status",
+                text: text.to_owned(),
+                known: Self::ALL.map(Self::as_str).join(", "),
+            })
+    }
+}
+
+/// What became of a sent message on the way to the phone. The text form is what `sms_outbox.deliveries.status` holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DeliveryStatus {
+    /// The provider works on it; some of its numbers may be decided.
+    Pending,
+    /// Every recipient's phone has it.
+    Delivered,
+    /// Every recipient is decided, some have it.
+    Partly,
+    /// Every recipient is decided, none has it.
+    Undelivered,
+    /// The provider accepted the order and then did not dispatch it.
+    Refused,
+    /// We cancelled it at the provider before its time.
+    Cancelled,
+    /// No final word within the horizon. Late news still counts.
+    Unknown,
+}
+
+impl DeliveryStatus {
+    /// All of them, as people read them.
+    pub const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Delivered,
+        Self::Partly,
+        Self::Undelivered,
+        Self::Refused,
+        Self::Cancelled,
+        Self::Unknown,
+    ];
+
+    /// The text that the database holds.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Partly => "partly",
+            Self::Undelivered => "undelivered",
+            Self::Refused => "refused",
+            Self::Cancelled => "cancelled",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether nothing is asked about it any more. Better evidence moves it on all the same.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::Delivered
+            | Self::Partly
+            | Self::Undelivered
+            | Self::Refused
+            | Self::Cancelled => true,
+            Self::Pending | Self::Unknown => false,
+        }
+    }
+}
+
+impl fmt::Display for DeliveryStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for DeliveryStatus {
+    type Err = UnknownValue;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|delivery| delivery.as_str() == text)
+            .ok_or_else(|| UnknownValue {
+                what: "delivery",
                 text: text.to_owned(),
                 known: Self::ALL.map(Self::as_str).join(", "),
             })
@@ -267,6 +354,10 @@ mod tests {
         for class in ErrorClass::ALL {
             assert_eq!(class.as_str().parse(), Ok(class));
         }
+        for delivery in DeliveryStatus::ALL {
+            assert_eq!(delivery.as_str().parse(), Ok(delivery));
+        }
+        assert!("whatever".parse::<DeliveryStatus>().is_err());
         assert!("whatever".parse::<Status>().is_err() && "whatever".parse::<ErrorClass>().is_err());
     }
 

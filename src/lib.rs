@@ -43,7 +43,8 @@
 //! - [`NewMessage`], [`Bulk`], [`Iys`], [`IysList`], [`Priority`], [`Recipient`], [`MessageError`], [`RecipientError`], and
 //!   what they are made of in [`message`]: what can be said, as types. Parsing is the only way in.
 //! - [`enqueue`], [`enqueue_once`], [`enqueue_bulk`], [`Enqueued`], [`EnqueueError`].
-//! - [`find_job`], [`find_job_by_key`], [`Job`], [`Status`], [`ErrorClass`], [`OrderId`], [`UnknownValue`], [`FindError`].
+//! - [`find_job`], [`find_job_by_key`], [`Job`], [`Status`], [`DeliveryStatus`], [`ErrorClass`], [`OrderId`], [`UnknownValue`],
+//!   [`FindError`].
 //! - [`guard_against_lost_writes`]: for your own pool, whichever way you insert.
 //!
 //! For tests of any program that talks to the provider:
@@ -125,7 +126,7 @@ pub mod reconciliation;
 #[doc(hidden)]
 pub mod splitting;
 
-pub use job::{ErrorClass, Job, OrderId, Status, UnknownValue};
+pub use job::{DeliveryStatus, ErrorClass, Job, OrderId, Status, UnknownValue};
 pub use message::{
     Bulk, Iys, IysList, MessageError, NewMessage, Priority, Recipient, RecipientError,
 };

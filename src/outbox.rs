@@ -47,7 +47,7 @@ pub use examine::{Pooling, QueueFacts, SenderInUse, ServerFacts};
 pub use follow::{Check, DueCheck, DueChecks, LostJob, UnmatchedEvent};
 pub use grants::{Extended, Grant, GrantError, Hindrances, Lack, Right, RoleKind};
 pub use identity::{Change, DatabaseIdentity, OpenJobs, Promotions, Watcher};
-pub use inspect::{AttemptRow, Depth, Filter, JobRow, QueueStat};
+pub use inspect::{AttemptRow, Depth, Filter, JobRow, NumbersByDelivery, QueueStat, Stand};
 pub use migrate::{MigrationError, SchemaState, UNRELEASED};
 pub use operate::{Cancelled, Resolution, Resolved, Word};
 pub use pause::{DueProbe, PauseOrder, PauseRow, PausedByHand, Probing};

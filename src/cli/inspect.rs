@@ -15,11 +15,12 @@ use super::{
 };
 use crate::{
     config::{DatabaseArgs, duration},
+    delivery::{DeliveryStatus, Source},
     lifecycle::{ErrorClass, Status},
     message::{Coding, ForeignNumbers, Parts, Recipient, estimate},
     outbox::{
-        AccountHealth, AttemptRow, Candidate, Filter, JobRow, PartRow, PauseRow, ProducerQueue,
-        QueueStat, Reconciliation, confirmed_by,
+        AccountHealth, AttemptRow, Candidate, Filter, JobRow, NumbersByDelivery, PartRow, PauseRow,
+        ProducerQueue, QueueStat, Reconciliation, confirmed_by,
     },
 };
 
@@ -34,6 +35,9 @@ const LISTED_NUMBERS: i32 = 100;
 const PARTS: i64 = 100_000;
 const PARTS_LISTED: usize = 20;
 
+/// Of a list's numbers, as many are shown for each delivery.
+const NUMBERS_BY_DELIVERY: i32 = 10;
+
 /// Of so many uncertain jobs the candidates are told.
 const CANDIDATES_SAID: usize = 10;
 
@@ -45,6 +49,11 @@ pub(super) struct ListArgs {
     /// Only jobs in this status
     #[arg(long, value_name = "STATUS", value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)))]
     status: Option<String>,
+
+    /// Only jobs with this delivery; none: no word yet
+    #[arg(long, value_name = "DELIVERY", value_parser = PossibleValuesParser::new(
+        DeliveryStatus::ALL.map(DeliveryStatus::as_str).into_iter().chain(["none"])))]
+    delivery: Option<String>,
 
     /// Only jobs of this account
     #[arg(long, value_name = "NAME")]
@@ -89,7 +98,7 @@ pub(super) struct ListArgs {
     #[command(flatten)]
     reveal: RevealArgs,
 
-    /// Answer with a JSON array: the columns of sms_outbox.jobs, moments in UTC. Of more than 100 recipients the first 100
+    /// Answer with a JSON array: the columns of sms_outbox.jobs and what is known of the delivery, moments in UTC. Of more than 100 recipients the first 100
     /// are there; recipient_count tells how many there are, and `show` has them all
     #[arg(long)]
     json: bool,
@@ -107,8 +116,8 @@ pub(super) struct ShowArgs {
     #[command(flatten)]
     reveal: RevealArgs,
 
-    /// Answer with a JSON object: the columns of sms_outbox.jobs, its `attempts`, the `pauses` that hold it back, and
-    /// `explanation`, an array of sentences
+    /// Answer with a JSON object: the columns of sms_outbox.jobs and what is known of the delivery, the `numbers_by_delivery` of
+    /// a list, the `attempts`, the `pauses` that hold it back, and `explanation`, an array of sentences
     #[arg(long)]
     json: bool,
 }
@@ -148,6 +157,7 @@ pub(super) async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
         batch: args.batch,
         idempotency_key: args.key,
         producer: args.producer,
+        delivery: args.delivery,
         recipient: args.to.map(|number| number.as_str().to_owned()),
         older_than_s: args.older.map(seconds),
         newer_than_s: args.newer.map(seconds),
@@ -213,6 +223,12 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     } else {
         Vec::new()
     };
+    let numbers = if job.recipient_count > 1 && job.delivery.is_some() {
+        let numbers = outbox.numbers_by_delivery(job.id, NUMBERS_BY_DELIVERY);
+        numbers.await.map_err(explained)?
+    } else {
+        Vec::new()
+    };
     let pauses: Vec<PauseRow> = outbox
         .pauses(Some(&job.account))
         .await
@@ -228,6 +244,7 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
         answer["reconciliation"] = json!(reconciliation);
         answer["pauses"] = json!(pauses);
         answer["parts"] = json!(parts);
+        answer["numbers_by_delivery"] = json!(masked(numbers, reveal));
         answer["explanation"] = json!(explanation);
         text::print_json(&answer)?;
         return Ok(ExitCode::SUCCESS);
@@ -247,6 +264,10 @@ pub(super) async fn show(args: ShowArgs) -> anyhow::Result<ExitCode> {
     if !parts.is_empty() {
         answer.push('\n');
         answer.push_str(&parts_sheet(&parts, text::width()));
+    }
+    if !numbers.is_empty() {
+        answer.push('\n');
+        answer.push_str(&numbers_sheet(&masked(numbers, reveal)));
     }
     if let Some(reconciliation) = &reconciliation {
         answer.push('\n');
@@ -323,6 +344,63 @@ fn job_json(job: &JobRow, reveal: Reveal) -> Value {
     answer
 }
 
+fn masked(mut numbers: Vec<NumbersByDelivery>, reveal: Reveal) -> Vec<NumbersByDelivery> {
+    let all = numbers.iter_mut().flat_map(|these| &mut these.numbers);
+    for number in all.flatten() {
+        *number = reveal.number(number);
+    }
+    numbers
+}
+
+/// What became of the numbers of a list, a line for each.
+fn numbers_sheet(numbers: &[NumbersByDelivery]) -> String {
+    let mut sheet = String::new();
+    for these in numbers {
+        let shown: Vec<&str> = these.numbers.iter().flatten().map(String::as_str).collect();
+        let more = usize::try_from(these.count)
+            .unwrap_or(0)
+            .saturating_sub(shown.len());
+        let more = match more {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        sheet.push_str(&format!(
+            "{:<15} {}: {}{more}\n",
+            these.delivery.as_deref().unwrap_or("no word yet"),
+            count(these.count, "number"),
+            text::visible(&shown.join(", "))
+        ));
+    }
+    sheet
+}
+
+/// What is known of the way to the phone, and from whom.
+fn delivery_said(job: &JobRow) -> Option<String> {
+    let delivery = job.delivery.as_ref()?;
+    let (delivered, undelivered) = (job.delivered.unwrap_or(0), job.undelivered.unwrap_or(0));
+    let total = job.delivery_total.unwrap_or(0);
+    let counts = if total > 1 {
+        format!(" ({total} numbers: {delivered} delivered, {undelivered} not)")
+    } else {
+        String::new()
+    };
+    let known = |source: Source| job.delivery_source.as_deref() == Some(source.as_str());
+    let source = if known(Source::Report) || known(Source::List) {
+        "as the provider's report says"
+    } else if known(Source::Webhook) {
+        "as a webhook says"
+    } else if known(Source::Operator) {
+        "as the provider confirmed to an operator"
+    } else {
+        "because nobody said anything final in time"
+    };
+    let conflicts = match job.delivery_conflicts.unwrap_or(0) {
+        0 => String::new(),
+        n => format!("; of {} the contrary was said too", count(n, "number")),
+    };
+    Some(format!("{delivery}{counts}, {source}{conflicts}"))
+}
+
 pub(super) const fn coding(coding: Coding) -> &'static str {
     match coding {
         Coding::English => "english",
@@ -375,6 +453,7 @@ fn job_table(jobs: &[JobRow], now: DateTime<Utc>, reveal: Reveal, width: Option<
     let is_wide = width.is_none_or(|width| width >= 130);
     let mut header = vec!["ID", "STATUS", "AGE"];
     if is_wide {
+        header.push("DELIVERY");
         if several_accounts {
             header.push("ACCOUNT");
         }
@@ -391,7 +470,9 @@ fn job_table(jobs: &[JobRow], now: DateTime<Utc>, reveal: Reveal, width: Option<
             body_said(&job.body, reveal),
             explain::note(job, now),
         );
+        let delivery = job.delivery.clone().unwrap_or_default();
         if is_wide {
+            row.push(delivery);
             if several_accounts {
                 row.push(job.account.clone());
             }
@@ -402,11 +483,9 @@ fn job_table(jobs: &[JobRow], now: DateTime<Utc>, reveal: Reveal, width: Option<
             } else {
                 String::new()
             };
-            let note = if note.is_empty() {
-                note
-            } else {
-                format!("; {note}")
-            };
+            let notes = [delivery, note];
+            let notes = notes.iter().filter(|note| !note.is_empty());
+            let note: String = notes.map(|note| format!("; {note}")).collect();
             row.push(format!("{account}{} to {to}; {body}{note}", job.sender));
         }
         table.add_row(text::cells(row));
@@ -456,7 +535,7 @@ fn job_sheet(job: &JobRow, now: DateTime<Utc>, reveal: Reveal) -> String {
         let message = job.error_message.as_deref().unwrap_or_default();
         format!("{class}{code}: {message}")
     });
-    let lines: [(&str, Option<String>); 29] = [
+    let lines: [(&str, Option<String>); 32] = [
         ("job", Some(job.id.to_string())),
         ("status", Some(job.status.clone())),
         ("account", Some(job.account.clone())),
@@ -481,6 +560,14 @@ fn job_sheet(job: &JobRow, now: DateTime<Utc>, reveal: Reveal) -> String {
         ("sent", at(&job.sent_at)),
         ("finished", at(&job.finished_at)),
         ("order", job.order_id.clone()),
+        ("delivery", delivery_said(job)),
+        ("last news", at(&job.delivery_changed_at)),
+        (
+            "price",
+            job.price
+                .as_ref()
+                .map(|price| format!("{price}, in the account's unit (credits or liras)")),
+        ),
         ("duplicate of", job.duplicate_of.map(|id| id.to_string())),
         ("part of", job.part_of.map(|id| id.to_string())),
         ("failure", error),
@@ -694,6 +781,16 @@ fn stats_page(
             ]));
         }
         page.push_str(&text::lines(&table));
+        // Counting what was sent would read all of it.
+        if stats
+            .iter()
+            .any(|line| line.status.as_deref() == Some(Status::Sent.as_str()))
+        {
+            page.push_str(
+                "What became of the sent ones on the phone: `sms-outbox list --delivery undelivered`, sms_outbox.batches, and \
+                 the metrics.\n",
+            );
+        }
     }
     for account in accounts {
         if let Some(lasts) = account.outage_ms {

@@ -22,11 +22,12 @@ use super::{
 };
 use crate::{
     config::{DatabaseArgs, Misconfigured, boolean, duration},
+    delivery::DeliveryStatus,
     lifecycle::Status,
     message::{
         Bulk, ForeignNumbers, Iys, IysList, MAX_RECIPIENTS, MessageError, NewMessage, Priority,
     },
-    outbox::{Outbox, advice_on, chain},
+    outbox::{Outbox, Stand, advice_on, chain},
     producer::{EnqueueError, Enqueued},
 };
 use draft::Draft;
@@ -132,10 +133,10 @@ pub(super) struct SendArgs {
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
 
-    /// Wait until it has ended, for this long at most; exit with 0 only if it was sent
-    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "10m",
-          value_parser = duration)]
-    wait: Option<Duration>,
+    /// Wait until it is sent, or with `delivered` until every recipient's phone has it, for this long at most (without a
+    /// duration 10m): `--wait`, `--wait 5m`, `--wait delivered`, `--wait delivered:5m`. Exits with 0 only if that has come
+    #[arg(long, value_name = "[delivered:]DURATION", num_args = 0..=1, default_missing_value = "10m", value_parser = wait)]
+    wait: Option<Wait>,
 
     /// Show numbers in full. Without it they are masked, because what a terminal shows ends up in tickets and recordings
     #[arg(long)]
@@ -155,6 +156,64 @@ pub(super) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
                 "{text:?} is no moment; write it with its offset, as in 2026-11-22T14:05:00+03:00"
             )
         })
+}
+
+/// What is waited for, and for how long.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    goal: Goal,
+    at_most: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    Sent,
+    Delivered,
+}
+
+const WAIT_AT_MOST: Duration = Duration::from_secs(600);
+
+fn wait(text: &str) -> Result<Wait, String> {
+    let (goal, at_most) = match text.split_once(':') {
+        Some(("delivered", at_most)) => (Goal::Delivered, duration(at_most)?),
+        _ if text == "delivered" => (Goal::Delivered, WAIT_AT_MOST),
+        _ => (Goal::Sent, duration(text)?),
+    };
+    Ok(Wait { goal, at_most })
+}
+
+impl Goal {
+    /// Whether it has come.
+    fn is_reached(self, stand: &Stand) -> bool {
+        match self {
+            Self::Sent => stand.status == Status::Sent.as_str(),
+            Self::Delivered => {
+                stand.delivery.as_deref() == Some(DeliveryStatus::Delivered.as_str())
+            }
+        }
+    }
+
+    /// Whether it cannot come any more, unless a person or better evidence brings it about.
+    fn is_missed(self, stand: &Stand) -> bool {
+        // An uncertain job waits for a person: there is nothing left to wait for here.
+        let ended = stand
+            .status
+            .parse()
+            .is_ok_and(|status: Status| status.is_final() || status == Status::Uncertain);
+        let decided = stand
+            .delivery
+            .as_deref()
+            .and_then(|delivery| delivery.parse().ok())
+            .is_some_and(DeliveryStatus::is_final);
+        ended && (stand.status != Status::Sent.as_str() || (self == Self::Delivered && decided))
+    }
+
+    const fn said(self) -> &'static str {
+        match self {
+            Self::Sent => "the provider takes it",
+            Self::Delivered => "the phone has it",
+        }
+    }
 }
 
 /// What is ready to be put into the outbox.
@@ -233,10 +292,22 @@ pub(super) async fn run(args: SendArgs) -> anyhow::Result<ExitCode> {
     }
     let waited = match args.wait {
         None => None,
-        Some(wait) => Some(wait_for(&outbox, ids, wait).await?),
+        Some(wait) => {
+            if !args.json {
+                eprintln!(
+                    "Waiting until {}, for {:?} at most.",
+                    wait.goal.said(),
+                    wait.at_most
+                );
+            }
+            Some(wait_for(&outbox, ids, wait).await?)
+        }
     };
     if args.json {
-        let statuses = waited.as_ref().map(|waited| &waited.statuses);
+        let each = |what: fn(&Stand) -> Option<&str>| {
+            let stands = waited.as_ref().map(|waited| &waited.stands);
+            stands.map(|stands| stands.iter().map(what).collect::<Vec<_>>())
+        };
         text::print_json(&json!({
             "ids": ids,
             "existed": existed,
@@ -244,24 +315,26 @@ pub(super) async fn run(args: SendArgs) -> anyhow::Result<ExitCode> {
             "coding": coding(draft.parts.coding),
             "parts_least": draft.parts.least,
             "parts_most": draft.parts.most,
-            "statuses": statuses,
+            "statuses": each(|stand| Some(&stand.status)),
+            "deliveries": each(|stand| stand.delivery.as_deref()),
         }))?;
     }
     match waited {
         None => Ok(ExitCode::SUCCESS),
-        Some(waited)
-            if waited
-                .statuses
-                .iter()
-                .all(|status| *status == Status::Sent.as_str()) =>
-        {
+        Some(waited) if waited.is_reached() => {
             if !args.json {
-                eprintln!("Sent.");
+                eprintln!(
+                    "{}",
+                    match waited.wait.goal {
+                        Goal::Sent => "Sent.",
+                        Goal::Delivered => "Delivered.",
+                    }
+                );
             }
             Ok(ExitCode::SUCCESS)
         }
         Some(waited) => {
-            eprintln!("{}", waited.why_not(ids));
+            eprintln!("{}", waited.why_not());
             Ok(ExitCode::FAILURE)
         }
     }
@@ -496,62 +569,78 @@ async fn warn_if_different(outbox: &Outbox, stored: &Stored, draft: &Draft) {
 /// What became of the jobs that were waited for.
 struct Waited {
     /// In the order of the ids.
-    statuses: Vec<&'static str>,
+    stands: Vec<Stand>,
+    wait: Wait,
     /// Whether the time was up first.
-    too_long: Option<Duration>,
+    too_long: bool,
 }
 
 impl Waited {
-    fn why_not(&self, ids: &[Uuid]) -> String {
-        let mut lines = Vec::new();
-        for (id, status) in ids.iter().zip(&self.statuses) {
-            if *status != Status::Sent.as_str() {
-                lines.push(format!(
-                    "{id} is {status}: `sms-outbox show {id}` tells why, and what can be done"
-                ));
-            }
-        }
-        if let Some(wait) = self.too_long {
+    fn is_reached(&self) -> bool {
+        self.stands
+            .iter()
+            .all(|stand| self.wait.goal.is_reached(stand))
+    }
+
+    fn why_not(&self) -> String {
+        let goal = self.wait.goal;
+        let missing = self.stands.iter().filter(|stand| !goal.is_reached(stand));
+        let mut lines: Vec<String> = missing
+            .map(|Stand { id, status, delivery }| {
+                let on_the_phone = match (goal, delivery) {
+                    (Goal::Sent, _) => String::new(),
+                    (Goal::Delivered, Some(delivery)) => format!(", its delivery {delivery}"),
+                    (Goal::Delivered, None) => ", without a word about the phone".to_owned(),
+                };
+                format!(
+                    "{id} is {status}{on_the_phone}: `sms-outbox show {id}` tells why, and what can be done"
+                )
+            })
+            .collect();
+        if self.too_long {
             lines.push(format!(
-                "Waited for {wait:?}. The message stays in the outbox; if no worker is running (`sms-outbox doctor` looks), \
-                 one has to be started."
+                "Waited for {:?}. The message stays in the outbox; if no worker is running (`sms-outbox doctor` looks), one has \
+                 to be started.",
+                self.wait.at_most
             ));
         }
         lines.join("\n")
     }
 }
 
-async fn wait_for(outbox: &Outbox, ids: &[Uuid], wait: Duration) -> anyhow::Result<Waited> {
+async fn wait_for(outbox: &Outbox, ids: &[Uuid], wait: Wait) -> anyhow::Result<Waited> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(50);
     loop {
-        let statuses = match outbox.statuses(ids).await {
-            Ok(statuses) => statuses,
+        let found = match outbox.stands(ids).await {
+            Ok(found) => found,
             // The message is safe; a database that is away for a moment ends no wait.
-            Err(error) if error.is_transient() && start.elapsed() < wait => {
+            Err(error) if error.is_transient() && start.elapsed() < wait.at_most => {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
             Err(error) => return Err(explained(error)),
         };
-        // An uncertain job waits for a person: there is nothing left to wait for here. A job that is gone was pruned.
-        let has_ended = |id: &Uuid| {
-            statuses
-                .get(id)
-                .is_none_or(|status| status.is_final() || *status == Status::Uncertain)
-        };
-        let all_ended = ids.iter().all(has_ended);
-        let time_is_up = start.elapsed() >= wait;
-        if all_ended || time_is_up {
+        let is_over = |stand: &Stand| wait.goal.is_reached(stand) || wait.goal.is_missed(stand);
+        // A job that is gone was pruned.
+        let all_over = found.iter().all(is_over);
+        let time_is_up = start.elapsed() >= wait.at_most;
+        if all_over || time_is_up {
+            let stand = |id: &Uuid| {
+                let found = found.iter().find(|stand| stand.id == *id);
+                found.cloned().unwrap_or_else(|| Stand {
+                    id: *id,
+                    status: "gone".to_owned(),
+                    delivery: None,
+                })
+            };
             return Ok(Waited {
-                statuses: ids
-                    .iter()
-                    .map(|id| statuses.get(id).map_or("gone", |status| status.as_str()))
-                    .collect(),
-                too_long: (!all_ended).then_some(wait),
+                stands: ids.iter().map(stand).collect(),
+                wait,
+                too_long: !all_over,
             });
         }
-        tokio::time::sleep(pause.min(wait.saturating_sub(start.elapsed()))).await;
+        tokio::time::sleep(pause.min(wait.at_most.saturating_sub(start.elapsed()))).await;
         pause = (pause * 2).min(Duration::from_secs(1));
     }
 }

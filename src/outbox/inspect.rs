@@ -36,6 +36,8 @@ pub struct Filter {
     pub at_most: i64,
     /// Of each job's numbers, not more than this many; for [`Outbox::list`].
     pub numbers_at_most: Option<i32>,
+    /// With this delivery; `none`: no word yet. For [`Outbox::list`].
+    pub delivery: Option<String>,
     /// With, or without, an unanswered request that may have been accepted; for [`Outbox::matching`].
     pub indeterminate: Option<bool>,
 }
@@ -44,7 +46,8 @@ pub struct Filter {
 #[derive(Clone, Debug, Serialize, sqlx::FromRow)]
 #[expect(
     missing_docs,
-    reason = "the fields are the columns of sms_outbox.jobs, which its comments explain, and how many numbers there are in all"
+    reason = "the fields are the columns of sms_outbox.jobs and sms_outbox.deliveries, which their comments explain, and how many \
+              numbers there are in all"
 )]
 pub struct JobRow {
     pub id: Uuid,
@@ -85,6 +88,36 @@ pub struct JobRow {
     pub worker: Option<String>,
     pub claimed_at: Option<String>,
     pub lease_until: Option<String>,
+    pub delivery: Option<String>,
+    pub delivered: Option<i32>,
+    pub undelivered: Option<i32>,
+    pub delivery_total: Option<i32>,
+    pub delivery_source: Option<String>,
+    pub delivery_conflicts: Option<i32>,
+    pub delivery_changed_at: Option<String>,
+    pub price: Option<String>,
+}
+
+/// Some numbers of a job of which the same is known.
+#[derive(Clone, Debug, Serialize, sqlx::FromRow)]
+pub struct NumbersByDelivery {
+    /// `delivered`, `undelivered`, `pending`, `rejected`; `None`: no word yet.
+    pub delivery: Option<String>,
+    /// How many numbers.
+    pub count: i64,
+    /// The first of them.
+    pub numbers: Vec<Option<String>>,
+}
+
+/// Where a message stands.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Stand {
+    /// The job.
+    pub id: Uuid,
+    /// As `sms_outbox.messages` has it: a list that was cut counts as a whole.
+    pub status: String,
+    /// What became of it on the phone.
+    pub delivery: Option<String>,
 }
 
 /// JSON where it can be read as such, else its text: `jsonb` holds larger numbers and deeper nesting than readers take.
@@ -193,6 +226,7 @@ impl Outbox {
                 .bind(filter.at_most)
                 .bind(filter.numbers_at_most)
                 .bind(&filter.producer)
+                .bind(&filter.delivery)
                 .persistent(false)
                 .fetch_all(connection)
                 .await
@@ -261,6 +295,41 @@ impl Outbox {
         self.call("reading the history of a job", async |connection| {
             sqlx::query_as(include_str!("attempts_of.sql"))
                 .bind(job)
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+
+    /// The numbers of a job by what became of the message there, the first `at_most` of each.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn numbers_by_delivery(
+        &self,
+        job: Uuid,
+        at_most: i32,
+    ) -> Result<Vec<NumbersByDelivery>, OutboxError> {
+        self.call("reading the numbers of a job", async |connection| {
+            sqlx::query_as(include_str!("numbers_by_delivery.sql"))
+                .bind(job)
+                .bind(at_most)
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
+    }
+
+    /// Where these messages stand; those that are gone are left out. Reads nothing that a producer may not.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn stands(&self, ids: &[Uuid]) -> Result<Vec<Stand>, OutboxError> {
+        self.call("reading deliveries", async |connection| {
+            sqlx::query_as(include_str!("stands.sql"))
+                .bind(ids)
                 .persistent(false)
                 .fetch_all(connection)
                 .await

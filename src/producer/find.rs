@@ -12,7 +12,7 @@ pub enum FindError {
     #[error("asking what became of a job")]
     Database(#[source] sqlx::Error),
     /// The row holds a value that this version does not know; a newer worker may have written it.
-    #[error("sms_outbox.jobs.{column} of {id} cannot be understood: {problem}")]
+    #[error("the {column} of job {id} cannot be understood: {problem}")]
     Unreadable {
         /// The job.
         id: Uuid,
@@ -25,7 +25,7 @@ pub enum FindError {
 
 /// The job with this id, as it stands now. `None` if there is none (any more): it was never committed, or pruned.
 ///
-/// It needs `SELECT` on what a [`Job`] holds, and on no number and no text.
+/// It needs `SELECT` on `sms_outbox.messages` and on what a [`Job`] holds, and on no number and no text.
 ///
 /// ```no_run
 /// # async fn f(connection: &mut sqlx::PgConnection, id: uuid::Uuid) -> Result<(), sms_outbox::FindError> {
@@ -33,7 +33,7 @@ pub enum FindError {
 ///
 /// if let Some(job) = find_job(&mut *connection, id).await? {
 ///     match job.status {
-///         Status::Sent => println!("the provider took it as order {:?}", job.order_id),
+///         Status::Sent => println!("the provider took it; on the phone: {:?}", job.delivery),
 ///         Status::Failed => println!("{:?}: {:?}", job.error_class, job.error_message),
 ///         Status::Uncertain => println!("it may have been sent: a person has to look"),
 ///         status => println!("{status}, after {} attempts", job.attempt),
@@ -119,6 +119,12 @@ fn read(row: &PgRow) -> Result<Job, FindError> {
         error_message: get(row, "error_message")?,
         created_at: get(row, "created_at")?,
         sent_at: get(row, "sent_at")?,
+        delivery: get::<Option<&str>>(row, "delivery")?
+            .map(str::parse)
+            .transpose()
+            .map_err(|error: UnknownValue| unreadable("delivery", error.to_string()))?,
+        delivered_at: get(row, "delivered_at")?,
+        price: get(row, "price")?,
         finished_at: get(row, "finished_at")?,
     })
 }

@@ -1,5 +1,7 @@
 -- What became of one job. No number and no text: a producer need not be able to read them.
-SELECT id, account, idempotency_key, batch_id, status::text AS status, attempt, order_id, duplicate, duplicate_of,
-    error_class::text AS error_class, error_code, error_message, created_at, sent_at, finished_at
-FROM sms_outbox.jobs
-WHERE id = $1
+SELECT job.id, job.account, job.idempotency_key, job.batch_id, job.status, job.attempt, job.order_id, job.duplicate, job.duplicate_of,
+       job.error_class, job.error_code, job.error_message, job.created_at, job.sent_at, job.finished_at,
+       message.delivery, message.delivered_at, message.price::text AS price
+FROM sms_outbox.jobs AS job
+LEFT JOIN sms_outbox.messages AS message ON message.id = job.id
+WHERE job.id = $1

@@ -1321,6 +1321,141 @@ async fn waiting_ends_with_the_job() {
 }
 
 #[tokio::test]
+async fn waiting_for_the_phone_ends_with_the_last_word_about_it() {
+    let database = TestDatabase::create().await;
+    let shell = Shell::at(&database);
+    let wait = async |key: &'static str, wait: &'static str| {
+        let message = [
+            "send",
+            "--sender",
+            "BRAND",
+            "--to",
+            "05321234567",
+            "--text",
+            "hi",
+            "--transactional",
+            "--key",
+            key,
+            "--wait",
+            wait,
+        ];
+        shell.run(&message).await
+    };
+    let ran = wait("a", "delivered:300ms").await;
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.err.contains("Waiting until the phone has it")
+            && ran
+                .err
+                .contains("is queued, without a word about the phone"),
+        "{}",
+        ran.err
+    );
+    let id: Uuid = ran.out.trim().parse().expect("an id");
+    become_(&database, id, "sent").await;
+    // Taken is not delivered.
+    assert_eq!(wait("a", "delivered:300ms").await.code, Some(1));
+    let delivery = async |status: &str| {
+        let delivered = i32::from(status == "delivered");
+        let sql = format!(
+            "INSERT INTO sms_outbox.deliveries (job_id, account, status, total, delivered, undelivered, facts, source, finished_at)
+             VALUES ('{id}', 'default', '{status}', 1, {delivered}, {}, 8, 'report', now())
+             ON CONFLICT (job_id) DO UPDATE SET status = excluded.status",
+            1 - delivered
+        );
+        execute(&database, sql).await;
+    };
+    delivery("undelivered").await;
+    let ran = wait("a", "delivered").await;
+    assert!(
+        ran.code == Some(1) && ran.err.contains("its delivery undelivered"),
+        "{}",
+        ran.err
+    );
+    delivery("delivered").await;
+    let ran = wait("a", "delivered").await;
+    assert!(
+        ran.code == Some(0) && ran.err.contains("Delivered."),
+        "{}",
+        ran.err
+    );
+    assert_eq!(wait("a", "5m").await.code, Some(0));
+    assert_eq!(wait("a", "soon").await.code, Some(2));
+}
+
+#[tokio::test]
+async fn people_see_what_became_of_a_message_on_the_phone() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let shell = Shell::at(&database);
+    let other = shell.send(&[]).await;
+    let list = insert(
+        pool,
+        &[
+            ("recipients", "'{905321234567,905321234568,905321234569}'"),
+            ("status", "'sent'"),
+            ("order_id", "'1'"),
+            ("sent_at", "now()"),
+            ("finished_at", "now()"),
+        ],
+    )
+    .await;
+    execute(
+        &database,
+        format!(
+            "INSERT INTO sms_outbox.deliveries (
+                 job_id, account, status, total, delivered, undelivered, facts, places, source, conflicts, price, finished_at)
+             VALUES ('{list}', 'default', 'partly', 3, 2, 1, 32, '884', 'report', 1, 3, now())"
+        ),
+    )
+    .await;
+    let shown = shell.run(&["show", &list.to_string()]).await.done();
+    for part in [
+        "partly (3 numbers: 2 delivered, 1 not), as the provider's report says; of 1 number the contrary was said too",
+        "3.0000, in the account's unit",
+        "delivered       2 numbers: 90532•••••67, 90532•••••68",
+        "undelivered     1 number: 90532•••••69",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!shown.contains("1234567"), "{shown}");
+    let json = shell
+        .run(&["show", &list.to_string(), "--json", "--reveal"])
+        .await
+        .json();
+    assert_eq!(json["numbers_by_delivery"][1]["numbers"][0], "905321234569");
+    assert_eq!(
+        (&json["delivery"], &json["price"]),
+        (&"partly".into(), &"3.0000".into())
+    );
+
+    let listed = shell.run(&["list"]).await.done();
+    assert!(
+        listed.contains("DELIVERY") && listed.contains("partly"),
+        "{listed}"
+    );
+    for (delivery, expected) in [
+        ("partly", vec![list]),
+        ("none", vec![other]),
+        ("delivered", vec![]),
+    ] {
+        let listed = shell
+            .run(&["list", "--delivery", delivery, "--json"])
+            .await
+            .json();
+        let ids = listed
+            .as_array()
+            .expect("an array")
+            .iter()
+            .map(|job| job["id"].clone());
+        let expected: Vec<Value> = expected.iter().map(|id| id.to_string().into()).collect();
+        assert_eq!(ids.collect::<Vec<_>>(), expected, "{delivery}");
+    }
+    let stats = shell.run(&["stats"]).await.done();
+    assert!(stats.contains("list --delivery undelivered"), "{stats}");
+}
+
+#[tokio::test]
 async fn every_row_that_can_be_inserted_can_be_shown() {
     let database = TestDatabase::create().await;
     let pool = database.pool();

@@ -11,8 +11,8 @@ use serde_json::json;
 use sms_outbox::message::ForeignNumbers;
 use sms_outbox::outbox::RoleKind;
 use sms_outbox::{
-    Bulk, EnqueueError, Enqueued, ErrorClass, FindError, Iys, IysList, NewMessage, Priority,
-    Recipient, Status, enqueue, enqueue_bulk, enqueue_once, find_job, find_job_by_key,
+    Bulk, DeliveryStatus, EnqueueError, Enqueued, ErrorClass, FindError, Iys, IysList, NewMessage,
+    Priority, Recipient, Status, enqueue, enqueue_bulk, enqueue_once, find_job, find_job_by_key,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use uuid::Uuid;
@@ -1360,7 +1360,21 @@ async fn a_producer_reads_what_became_of_its_message() {
     let sent = by_key("default", "a-key").await.expect("there");
     assert_eq!((sent.id, sent.status, sent.attempt), (id, Status::Sent, 1));
     assert!(sent.order_id.is_some() && sent.sent_at.is_some() && !sent.duplicate);
+    assert_eq!((sent.delivery, sent.delivered_at), (None, None));
     assert_eq!(find_job(pool, id).await.expect("read"), Some(sent));
+    execute(
+        pool,
+        format!(
+            "INSERT INTO sms_outbox.deliveries (
+                 job_id, account, status, total, delivered, undelivered, facts, source, price, finished_at)
+             VALUES ('{id}', 'default', 'delivered', 1, 1, 0, 8, 'report', 0.5, now())"
+        ),
+    )
+    .await;
+    let arrived = by_key("default", "a-key").await.expect("there");
+    assert_eq!(arrived.delivery, Some(DeliveryStatus::Delivered));
+    assert_eq!(arrived.price.as_deref(), Some("0.5000"));
+    assert!(arrived.delivered_at.is_some());
 
     assert_eq!(find_job(pool, Uuid::now_v7()).await.expect("read"), None);
     assert_eq!(by_key("default", "another").await, None);
