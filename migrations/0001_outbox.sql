@@ -519,7 +519,7 @@ COMMENT ON INDEX sms_outbox.jobs_order IS
 CREATE INDEX jobs_scheduled ON sms_outbox.jobs (account, provider_send_at, id)
     WHERE provider_send_at IS NOT NULL AND status = 'sent';
 COMMENT ON INDEX sms_outbox.jobs_scheduled IS
-    'Orders that the provider holds, or held, until their time. due_scheduled.sql.';
+    'Orders that the provider holds, or held, until their time. due_scheduled.sql, scheduled.sql.';
 
 CREATE INDEX jobs_batch ON sms_outbox.jobs (batch_id) WHERE batch_id IS NOT NULL;
 COMMENT ON INDEX sms_outbox.jobs_batch IS 'The jobs of a batch. The view batches.';

@@ -557,27 +557,38 @@ impl ProviderArgs {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Vec<AccountSecrets>, Misconfigured> {
         self.accounts.check_names()?;
-        let mut found: Vec<AccountSecrets> = Vec::new();
-        for account in self.names() {
-            let suffix = variable_suffix(account);
-            let read = |stem: &str| {
-                let name = format!("{stem}{suffix}");
-                secret(&name, &variable)?.ok_or_else(|| {
-                    Misconfigured(format!(
-                        "{name} is not set: account {account:?} needs it, from the provider's panel (Settings > Security \
-                         > API Access); {name}_FILE may name a file that holds it"
-                    ))
-                })
-            };
-            let key = SecretString::from(read(KEY)?);
-            let hash = SecretString::from(read(HASH)?);
-            found.push(AccountSecrets {
-                account: account.to_owned(),
-                key,
-                hash,
-            });
-        }
-        Ok(found)
+        let names = self.names();
+        names
+            .into_iter()
+            .map(|account| AccountSecrets::of(account, &variable))
+            .collect()
+    }
+}
+
+impl AccountSecrets {
+    /// Looks up the key and hash of one account, each [wherever it may stand](secret()).
+    ///
+    /// # Errors
+    /// When one is missing, naming its variable.
+    pub fn of(
+        account: &str,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Misconfigured> {
+        let suffix = variable_suffix(account);
+        let read = |stem: &str| {
+            let name = format!("{stem}{suffix}");
+            secret(&name, &variable)?.ok_or_else(|| {
+                Misconfigured(format!(
+                    "{name} is not set: account {account:?} needs it, from the provider's panel (Settings > Security > API \
+                     Access); {name}_FILE may name a file that holds it"
+                ))
+            })
+        };
+        Ok(Self {
+            key: SecretString::from(read(KEY)?),
+            hash: SecretString::from(read(HASH)?),
+            account: account.to_owned(),
+        })
     }
 }
 

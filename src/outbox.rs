@@ -49,7 +49,7 @@ pub use grants::{Extended, Grant, GrantError, Hindrances, Lack, Right, RoleKind}
 pub use identity::{Change, DatabaseIdentity, OpenJobs, Promotions, Watcher};
 pub use inspect::{AttemptRow, Depth, Filter, JobRow, NumbersByDelivery, QueueStat, Stand};
 pub use migrate::{MigrationError, SchemaState, UNRELEASED};
-pub use operate::{Cancelled, Resolution, Resolved, Word};
+pub use operate::{Cancelled, Resolution, Resolved, Scheduled, Word};
 pub use pause::{DueProbe, PauseOrder, PauseRow, PausedByHand, Probing};
 pub use pooler::PgBouncer;
 pub use receive::UnmatchedEvents;

@@ -194,6 +194,19 @@ impl ProbeError {
     }
 }
 
+/// What the provider made of a request to cancel an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cancelling {
+    /// It is cancelled.
+    Done,
+    /// It is not. 455: there is no such order, or it is too late.
+    Refused(Failure),
+    /// The request may have arrived, and its answer is not known.
+    Unanswered(Failure),
+    /// The request surely never left.
+    NotAsked(Failure),
+}
+
 /// A client for the provider. Cloning it shares its connections.
 #[derive(Clone)]
 pub struct Provider {
@@ -442,6 +455,28 @@ impl Provider {
         NumbersPage::read(&answer).ok_or_else(|| unlisted("numbers"))
     }
 
+    /// Asks the provider to cancel an order that it holds until its moment, with exactly one request.
+    pub async fn cancel(&self, credentials: &Credentials, order: &OrderId) -> Cancelling {
+        let request = wire::CancelOrder {
+            authentication: credentials.wire(),
+            order: wire::CancelledOrder { id: order.as_str() },
+        };
+        let reply = match self.answer_to(wire::CANCEL_ORDER, request).await {
+            Ok(reply) => reply,
+            Err(lost) if lost.withdrawn => return Cancelling::NotAsked(lost.failure),
+            Err(lost) => return Cancelling::Unanswered(lost.failure),
+        };
+        match classify(&reply, &Answer::read(&reply.body)).0 {
+            Verdict::Accepted(_) => Cancelling::Done,
+            Verdict::Refused(failure)
+            | Verdict::Blocked { failure, .. }
+            | Verdict::Throttled { failure, .. } => Cancelling::Refused(failure),
+            Verdict::Duplicate => Cancelling::Unanswered(not_a_question()),
+            Verdict::NotSent(failure) => Cancelling::NotAsked(failure),
+            Verdict::Indeterminate(failure) => Cancelling::Unanswered(failure),
+        }
+    }
+
     /// Asks for one page, from 1, of the numbers on the account's block list: read-only. A page has at most
     /// [`NUMBERS_A_PAGE`](Self::NUMBERS_A_PAGE).
     ///
@@ -471,22 +506,24 @@ impl Provider {
     /// How many numbers [`report`](Self::report) and [`block_list`](Self::block_list) ask for at once: the most there may be.
     pub const NUMBERS_A_PAGE: usize = 1_000;
 
-    async fn ask<T: Serialize>(&self, path: &str, request: T) -> Result<Answer, ProbeError> {
+    /// One request that waits for no slot.
+    async fn answer_to<T: Serialize>(&self, path: &str, request: T) -> Result<Reply, Lost> {
         let (request, handover) = self.request(path, request, 256, None, None);
         let always = || std::future::pending::<Result<Moment, Infallible>>();
         let Ok(exchange) = self.exchange(request, handover, always).await;
-        let reply = exchange.result.map_err(|lost| ProbeError {
+        exchange.result
+    }
+
+    async fn ask<T: Serialize>(&self, path: &str, request: T) -> Result<Answer, ProbeError> {
+        let reply = self.answer_to(path, request).await;
+        let reply = reply.map_err(|lost| ProbeError {
             failure: lost.failure,
             http_status: None,
         })?;
         let answer = Answer::read(&reply.body);
         let failure = match classify(&reply, &answer).0 {
             Verdict::Accepted(_) => return Ok(answer),
-            Verdict::Duplicate => Failure::with_code(
-                ErrorClass::Unknown,
-                451,
-                "Code 451. The provider calls a question a repeated order.",
-            ),
+            Verdict::Duplicate => not_a_question(),
             Verdict::Refused(failure)
             | Verdict::Blocked { failure, .. }
             | Verdict::Throttled { failure, .. }
@@ -589,6 +626,14 @@ impl Provider {
         };
         Failure::new(class, said)
     }
+}
+
+fn not_a_question() -> Failure {
+    Failure::with_code(
+        ErrorClass::Unknown,
+        451,
+        "Code 451. The provider calls a question a repeated order.",
+    )
 }
 
 fn unlisted(what: &str) -> ProbeError {

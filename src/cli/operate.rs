@@ -1,6 +1,8 @@
 //! `sms-outbox retry`, `cancel` and `resolve`
 
-use std::{collections::HashMap, process::ExitCode};
+mod orders;
+
+use std::{borrow::Cow, collections::HashMap, process::ExitCode};
 
 use clap::{Args, builder::PossibleValuesParser};
 use serde::Serialize;
@@ -12,7 +14,7 @@ use super::{
     text::{self, count},
 };
 use crate::{
-    config::{DatabaseArgs, Misconfigured},
+    config::{DatabaseArgs, Misconfigured, ProviderArgs},
     lifecycle::{ErrorClass, OrderId, Status},
     outbox::{Cancelled, Filter, Outbox, OutboxError, Reconciliation, Resolution, Resolved, Word},
 };
@@ -76,6 +78,8 @@ pub(super) struct CancelArgs {
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
+    provider: ProviderArgs,
+    #[command(flatten)]
     selection: Selection,
 }
 
@@ -120,6 +124,8 @@ struct Answer {
     done: Vec<Uuid>,
     /// Of those done, the ones that may have been sent all the same.
     may_have_been_sent: Vec<Uuid>,
+    /// Sent jobs whose orders the provider has cancelled.
+    cancelled_at_provider: Vec<Uuid>,
     left: Vec<Left>,
 }
 
@@ -129,7 +135,7 @@ struct Left {
     id: Uuid,
     /// `null`: there is no such job.
     status: Option<&'static str>,
-    why: &'static str,
+    why: Cow<'static, str>,
     /// Whether it is what was asked for anyway.
     #[serde(skip)]
     fine: bool,
@@ -190,7 +196,10 @@ impl Deed {
                 "too late: it is being sent right now, and cannot be recalled",
                 false,
             ),
-            (Self::Cancel, Some(Status::Sent)) => ("too late: it has been sent", false),
+            (Self::Cancel, Some(Status::Sent)) => (
+                "too late: it has been sent, and the provider does not hold it for a later moment",
+                false,
+            ),
             (Self::Cancel, Some(Status::Split)) => (
                 "its list was cut, and its parts are jobs of their own: cancel those (`sms-outbox show` lists them)",
                 false,
@@ -240,24 +249,26 @@ impl Deed {
         Left {
             id,
             status: status.map(Status::as_str),
-            why,
+            why: why.into(),
             fine,
         }
     }
 }
 
 pub(super) async fn retry(args: RetryArgs) -> anyhow::Result<ExitCode> {
-    run(Deed::Retry, &args.database, args.selection).await
+    run(Deed::Retry, &args.database, args.selection, None).await
 }
 
 pub(super) async fn cancel(args: CancelArgs) -> anyhow::Result<ExitCode> {
-    run(Deed::Cancel, &args.database, args.selection).await
+    let provider = Some(&args.provider);
+    run(Deed::Cancel, &args.database, args.selection, provider).await
 }
 
 async fn run(
     deed: Deed,
     database: &DatabaseArgs,
     selection: Selection,
+    provider: Option<&ProviderArgs>,
 ) -> anyhow::Result<ExitCode> {
     let has_filter = selection.account.is_some()
         || selection.class.is_some()
@@ -282,7 +293,7 @@ async fn run(
     };
     // Those that may have been sent already. A retry of many passes them over; a retry by id is deliberate.
     let mut indeterminate = Vec::new();
-    let ids = if by_id {
+    let mut ids = if by_id {
         let mut ids = selection.ids;
         ids.sort_unstable();
         ids.dedup();
@@ -301,16 +312,38 @@ async fn run(
         filter.at_most = selection.limit.map_or(i64::MAX, i64::from);
         outbox.matching(&filter).await.map_err(explained)?
     };
+    // What the provider holds until its moment can be cancelled there.
+    let mut scheduled = Vec::new();
+    if provider.is_some() {
+        if !by_id {
+            filter.at_most -= i64::try_from(ids.len()).unwrap_or(i64::MAX);
+        }
+        scheduled = outbox.scheduled(&filter).await.map_err(explained)?;
+        scheduled.retain(|job| orders::may_be_cancelled(job, by_id));
+        ids.retain(|id| !scheduled.iter().any(|job| job.id == *id));
+    }
     if selection.dry_run {
         let verb = match deed {
             Deed::Retry => "put back into the queue",
             Deed::Cancel => "cancelled",
         };
         if selection.json {
-            text::print_json(&serde_json::json!({ "would_change": ids }))?;
+            let mut answer = serde_json::json!({ "would_change": ids });
+            if deed == Deed::Cancel {
+                let scheduled: Vec<Uuid> = scheduled.iter().map(|job| job.id).collect();
+                answer["would_cancel_at_provider"] = serde_json::json!(scheduled);
+            }
+            text::print_json(&answer)?;
         } else {
-            let said = count(ids.len(), &format!("{} job", deed.from()));
-            text::print(&format!("{said} would be {verb}. Nothing was changed.\n"))?;
+            let mut said = count(ids.len(), &format!("{} job", deed.from()));
+            said.push_str(&format!(" would be {verb}"));
+            if !scheduled.is_empty() {
+                let orders = count(scheduled.len(), "sent job");
+                said.push_str(&format!(
+                    ", and {orders} at the provider, which still holds the orders"
+                ));
+            }
+            text::print(&format!("{said}. Nothing was changed.\n"))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -324,6 +357,11 @@ async fn run(
             );
             return Err(explained(error));
         }
+    }
+    if let Some(provider) = provider
+        && !scheduled.is_empty()
+    {
+        orders::cancel(&outbox, provider, &scheduled, &mut answer).await?;
     }
     answer
         .may_have_been_sent
@@ -357,7 +395,8 @@ async fn run(
             text::listed(indeterminate.iter().take(5))
         );
     }
-    if by_id && answer.left.iter().any(|left| !left.fine) {
+    let by_name = |left: &&Left| by_id || scheduled.iter().any(|job| job.id == left.id);
+    if answer.left.iter().filter(by_name).any(|left| !left.fine) {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
@@ -403,6 +442,11 @@ fn said_each(deed: Deed, answer: &Answer) -> String {
     for id in &answer.done {
         said.push_str(&format!("{id}  {}\n", deed.done()));
     }
+    for id in &answer.cancelled_at_provider {
+        said.push_str(&format!(
+            "{id}  the provider has cancelled its order; it stays sent, and its delivery is cancelled\n"
+        ));
+    }
     for left in &answer.left {
         said.push_str(&format!("{}  {}\n", left.id, left.why));
     }
@@ -416,14 +460,21 @@ fn said_together(deed: Deed, answer: &Answer) -> String {
         (Deed::Retry, n) => format!("{}: back in the queue.\n", count(n, "failed job")),
         (Deed::Cancel, n) => format!("{}: cancelled.\n", count(n, "queued job")),
     };
-    if answer.done.is_empty() && !answer.left.is_empty() {
+    let recalled = answer.cancelled_at_provider.len();
+    if answer.done.is_empty() && (!answer.left.is_empty() || recalled > 0) {
         said.clear();
+    }
+    if recalled > 0 {
+        said.push_str(&format!(
+            "{}: the provider has cancelled the orders; they stay sent, and their delivery is cancelled.\n",
+            count(recalled, "sent job")
+        ));
     }
     let mut reasons: Vec<(&str, usize)> = Vec::new();
     for left in &answer.left {
-        match reasons.iter_mut().find(|(why, _)| *why == left.why) {
+        match reasons.iter_mut().find(|(why, _)| **why == *left.why) {
             Some((_, n)) => *n += 1,
-            None => reasons.push((left.why, 1)),
+            None => reasons.push((&left.why, 1)),
         }
     }
     for (why, n) in reasons {

@@ -107,7 +107,7 @@ pub(super) struct SendArgs {
     expires_at: Option<DateTime<Utc>>,
 
     /// Place the order when due, and let the provider send it at this moment (rounded up to the minute). --due-at is the
-    /// safer way: what the provider has accepted cannot be cancelled here
+    /// safer way: what the provider has accepted can be cancelled only if the provider does it
     #[arg(long, value_name = "MOMENT", value_parser = moment)]
     provider_send_at: Option<DateTime<Utc>>,
 

@@ -16,6 +16,19 @@ pub enum Cancelled {
     DoneButMayHaveBeenSent,
 }
 
+/// A sent job whose order the provider holds until its moment.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Scheduled {
+    /// The job.
+    pub id: Uuid,
+    /// Its account.
+    pub account: String,
+    /// Its order.
+    pub order_id: String,
+    /// What is known of its delivery.
+    pub delivery: Option<String>,
+}
+
 /// How a person resolves an uncertain job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution {
@@ -108,6 +121,26 @@ impl Outbox {
             .into_iter()
             .map(|(id, indeterminate)| (id, outcome(indeterminate)))
             .collect())
+    }
+
+    /// The sent jobs that fit whose orders the provider still holds, for more than a minute to come; the oldest first.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or refuses.
+    pub async fn scheduled(&self, filter: &Filter) -> Result<Vec<Scheduled>, OutboxError> {
+        self.call("looking for scheduled orders", async |connection| {
+            sqlx::query_as(include_str!("scheduled.sql"))
+                .bind(&filter.ids)
+                .bind(&filter.account)
+                .bind(&filter.error_class)
+                .bind(&filter.sender)
+                .bind(filter.batch)
+                .bind(filter.at_most)
+                .persistent(false)
+                .fetch_all(connection)
+                .await
+        })
+        .await
     }
 
     /// Resolves an uncertain job as a person decided.

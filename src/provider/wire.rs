@@ -19,6 +19,8 @@ pub(super) const GET_SENDER: &str = "/v1/get-sender/json";
 pub(super) const GET_REPORTS: &str = "/v1/get-reports/json";
 /// Where one order is shown with its numbers: no side effects.
 pub(super) const GET_REPORT: &str = "/v1/get-report/json";
+/// Where an order is cancelled that the provider holds until its moment.
+pub(super) const CANCEL_ORDER: &str = "/v1/cancel-order/json";
 /// Where the account's block list is shown: no side effects.
 pub(super) const GET_BLACKLIST: &str = "/v1/get-blacklist/json";
 
@@ -70,6 +72,18 @@ pub(super) struct ReportOrder<'a> {
     pub(super) id: &'a str,
     pub(super) page: String,
     pub(super) row_count: &'static str,
+}
+
+/// `cancel-order`.
+#[derive(Serialize)]
+pub(super) struct CancelOrder<'a> {
+    pub(super) authentication: Authentication<'a>,
+    pub(super) order: CancelledOrder<'a>,
+}
+
+#[derive(Serialize)]
+pub(super) struct CancelledOrder<'a> {
+    pub(super) id: &'a str,
 }
 
 #[derive(Serialize)]

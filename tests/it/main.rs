@@ -5,6 +5,7 @@ mod adversity;
 mod answers;
 mod architecture;
 mod bench;
+mod cancelling;
 mod cli;
 mod clocks;
 mod configuration;
