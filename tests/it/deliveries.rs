@@ -742,3 +742,54 @@ async fn whatever_a_worker_makes_of_a_job_is_told() {
         assert_eq!(found.1.as_deref(), Some(as_message));
     }
 }
+
+#[expect(dead_code, reason = "its main is for people")]
+#[path = "../../examples/follow.rs"]
+mod follow;
+
+#[tokio::test]
+async fn an_application_that_dies_between_reading_and_committing_loses_and_doubles_nothing() {
+    let database = TestDatabase::create().await;
+    let (pool, outbox) = (database.pool(), Outbox::new(database.pool().clone()));
+    follow::prepare(pool).await.expect("a database of its own");
+    let in_sql = include_str!("../../examples/follow.sql");
+    // What the application does with each piece of news, counted.
+    execute(
+        pool,
+        "CREATE TABLE seen (job_id uuid, delivery text);
+         CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO seen VALUES (new.job_id, new.delivery); RETURN NULL; END $$;
+         CREATE TRIGGER see AFTER INSERT OR UPDATE ON sms_news FOR EACH ROW EXECUTE FUNCTION see();",
+    )
+    .await;
+    for round in 0..6 {
+        let order = (7_000 + round).to_string();
+        let quoted = format!("'{order}'");
+        insert(pool, &taken(&quoted, &[])).await;
+        let news = [Fact::Number(0, Word::Delivered, Source::Webhook)];
+        tell(&outbox, &order, &news, None).await;
+        // It dies before its commit, having applied everything.
+        let mut dying = pool.begin().await.expect("a transaction");
+        let applied = sqlx::raw_sql(AssertSqlSafe(in_sql))
+            .execute(&mut *dying)
+            .await;
+        applied.expect("the statement of the example");
+        dying.rollback().await.expect("nothing happened");
+        let since = Instant::now();
+        let known = "SELECT count(*) FROM sms_news WHERE delivery = 'delivered'";
+        while count(pool, known).await <= round {
+            if round % 2 == 0 {
+                follow::follow(pool, 1).await.expect("the example");
+            } else {
+                execute(pool, in_sql).await;
+            }
+            assert!(since.elapsed() < DEADLINE);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    assert_eq!(count(pool, "SELECT count(*) FROM seen").await, 6);
+    assert_eq!(
+        count(pool, "SELECT count(DISTINCT job_id) FROM seen").await,
+        6
+    );
+}
