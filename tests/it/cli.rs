@@ -1415,6 +1415,7 @@ async fn people_see_what_became_of_a_message_on_the_phone() {
         "3.0000, in the account's unit",
         "delivered       2 numbers: 90532•••••67, 90532•••••68",
         "undelivered     1 number: 90532•••••69",
+        "Some phones have it and some will not.",
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }

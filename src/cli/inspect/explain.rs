@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     cli::text::{self, count, from_now, span},
+    delivery::DeliveryStatus,
     lifecycle::{ErrorClass, PauseScope, Status},
     outbox::{AttemptRow, JobRow, PauseRow},
 };
@@ -228,6 +229,34 @@ fn sending(job: &JobRow, now: DateTime<Utc>) -> Vec<String> {
     }
 }
 
+/// What a delivery means, and what can be done.
+fn on_the_phone(delivery: Option<&str>) -> &'static str {
+    match delivery.and_then(|delivery| delivery.parse().ok()) {
+        None => {
+            "This is final. Accepted is not yet delivered: there is no word about the phone yet."
+        }
+        Some(DeliveryStatus::Pending) => {
+            "This is final. The provider still works on it: not every recipient is decided."
+        }
+        Some(DeliveryStatus::Delivered) => "Every recipient's phone has it.",
+        Some(DeliveryStatus::Partly) => {
+            "Some phones have it and some will not. Nothing is sent again by itself."
+        }
+        Some(DeliveryStatus::Undelivered) => {
+            "No phone has it. Nothing is sent again by itself; enqueue a new message if it is still wanted."
+        }
+        Some(DeliveryStatus::Refused) => {
+            "The provider did not send it after all, and says no reason; its panel may. Enqueue a new message if it is still wanted."
+        }
+        Some(DeliveryStatus::Cancelled) => {
+            "Its order was cancelled at the provider before its moment: nobody gets it."
+        }
+        Some(DeliveryStatus::Unknown) => {
+            "Nothing final was said about the phone in time. Late news still counts."
+        }
+    }
+}
+
 fn sent(job: &JobRow) -> Vec<String> {
     let mut said = Vec::new();
     match (job.duplicate, &job.order_id, job.duplicate_of) {
@@ -259,10 +288,7 @@ fn sent(job: &JobRow) -> Vec<String> {
             "It is marketing: the provider drops recipients without consent, and says so only in its reports.".to_owned(),
         );
     }
-    said.push(
-        "This is final. Accepted is not yet delivered: the provider's reports say what arrived."
-            .to_owned(),
-    );
+    said.push(on_the_phone(job.delivery.as_deref()).to_owned());
     said
 }
 
