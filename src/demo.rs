@@ -29,6 +29,8 @@ use crate::{
 
 /// If a job is not at its end by then, something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the last word about the phones is waited for, once every message has its end.
+const PATIENCE_WITH_PHONES: Duration = Duration::from_secs(15);
 
 /// The application and the worker have no more rights than in production. Neither role can log in: the server's own takes
 /// them on.
@@ -204,14 +206,21 @@ async fn perform(
 ) -> Result<bool, DemoError> {
     show::headline("What happens to each message");
     let mut cast = scenes::write(pool).await?;
-    let patience = tokio::time::Instant::now() + PATIENCE;
+    let mut patience = tokio::time::Instant::now() + PATIENCE;
+    let mut all_over = false;
     loop {
         let news = scenes::look(outbox, &mut cast).await?;
         for line in news {
             show::news(&line, started);
         }
         scenes::prompt(&cast, &sandbox.handle());
-        if cast.iter().all(|role| role.is_over()) || tokio::time::Instant::now() > patience {
+        let now = tokio::time::Instant::now();
+        if !all_over && cast.iter().all(|role| role.is_over()) {
+            all_over = true;
+            patience = now + PATIENCE_WITH_PHONES;
+        }
+        let on_the_way = cast.iter().any(|role| role.is_on_its_way_to_the_phone());
+        if (all_over && !on_the_way) || now > patience {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -250,10 +259,11 @@ fn worker(url: &str, base_url: &str) -> WorkerArgs {
         reconcile: true,
         // Its provider is its own.
         exclusive_accounts: vec!["default".to_owned()],
-        report_rate: 5.0,
+        // A list of 50,000 is fifty questions.
+        report_rate: 50.0,
         deliveries: true,
         delivery_horizon: Duration::from_secs(72 * 3600),
-        delivery_pace: 1.0,
+        delivery_pace: 60.0,
         reconcile_settle: Duration::from_secs(900),
         shutdown_grace: Duration::from_secs(5),
         metrics_address: None,

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::DemoError;
 use crate::{
+    delivery::DeliveryStatus,
     lifecycle::Status,
     message::{Bulk, Iys, IysList, NewMessage, Priority},
     outbox::{Filter, JobRow, Outbox},
@@ -18,13 +19,16 @@ const NEW_SENDER: &str = "NEWBRAND";
 const ROLLED_BACK: &str = "Order 1002 is on its way.";
 const BULK_NUMBERS: usize = 60_000;
 
+/// What makes a step of a message's way: status, attempt, class of failure, delivery.
+type Seen = (String, i16, Option<String>, Option<String>);
+
 /// One message and its way so far.
 pub(super) struct Role {
     pub(super) title: &'static str,
     job: Option<Uuid>,
     ends: Ends,
     way: Vec<String>,
-    seen: Option<(String, i16, Option<String>)>,
+    seen: Option<Seen>,
     pub(super) row: Option<JobRow>,
 }
 
@@ -72,6 +76,14 @@ impl Role {
             .and_then(|row| row.status.parse::<Status>().ok());
         self.job.is_none()
             || status.is_some_and(|status| status.is_final() || status == Status::Uncertain)
+    }
+
+    /// Whether the provider's reports have yet to say what became of it on the phone.
+    pub(super) fn is_on_its_way_to_the_phone(&self) -> bool {
+        self.row.as_ref().is_some_and(|row| {
+            let delivery = row.delivery.as_deref().and_then(|text| text.parse().ok());
+            row.order_id.is_some() && !delivery.is_some_and(DeliveryStatus::is_final)
+        })
     }
 }
 
@@ -308,7 +320,12 @@ pub(super) async fn look(outbox: &Outbox, cast: &mut [Role]) -> Result<Vec<News>
         let Some(row) = rows.iter().find(|row| Some(row.id) == role.job) else {
             continue;
         };
-        let now = (row.status.clone(), row.attempt, row.error_class.clone());
+        let now = (
+            row.status.clone(),
+            row.attempt,
+            row.error_class.clone(),
+            row.delivery.clone(),
+        );
         if role.seen.as_ref() != Some(&now) {
             role.way.push(step(row));
             news.push(News {
@@ -334,6 +351,15 @@ fn step(row: &JobRow) -> String {
             .map(|class| format!(" ({class}{code})"))
             .unwrap_or_default()
     };
+    if let Some(delivery) = &row.delivery {
+        return match row.delivery_total {
+            Some(total) if total > 1 => {
+                let delivered = row.delivered.unwrap_or(0);
+                format!("{delivery}: {delivered} of {total} phones have it")
+            }
+            _ => delivery.clone(),
+        };
+    }
     match (
         row.status.as_str(),
         row.duplicate_of.is_some(),

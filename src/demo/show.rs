@@ -53,7 +53,7 @@ pub(super) fn table(cast: &[Role], checks: &[Check]) {
 pub(super) fn questions() {
     println!(
         "\nThe questions behind this table, in SQL:\n
-  SELECT status, order_id, error_class FROM sms_outbox.jobs ORDER BY created_at;
+  SELECT status, order_id, error_class, delivery, delivered_at, price FROM sms_outbox.messages ORDER BY created_at;
   SELECT * FROM sms_outbox.attempts ORDER BY started_at;
   SELECT * FROM sms_outbox.queue_stats;"
     );
