@@ -1363,10 +1363,15 @@ RETURNS TABLE (job_id uuid, idempotency_key text, status text, delivery text, or
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     WITH cursor AS MATERIALIZED (
+        -- A cursor of another server, which had counted its transactions further, says nothing here: then all is told again.
+        SELECT CASE WHEN own THEN given.xid ELSE '0'::xid8 END AS xid, CASE WHEN own THEN given.id ELSE 0 END AS id,
+               CASE WHEN own THEN given.place ELSE 0 END AS place
         -- By way of a number: xid8 takes any text for 0 before PostgreSQL 16, and would begin at the beginning.
-        SELECT coalesce(nullif(split_part(after, '-', 1), ''), '0')::numeric::text::xid8 AS xid,
-               coalesce(nullif(split_part(after, '-', 2), ''), '0')::bigint AS id,
-               coalesce(nullif(split_part(after, '-', 3), ''), '0')::bigint AS place
+        FROM (
+            SELECT coalesce(nullif(split_part(after, '-', 1), ''), '0')::numeric::text::xid8 AS xid,
+                   coalesce(nullif(split_part(after, '-', 2), ''), '0')::bigint AS id,
+                   coalesce(nullif(split_part(after, '-', 3), ''), '0')::bigint AS place) AS given
+        CROSS JOIN LATERAL (SELECT given.xid <= pg_snapshot_xmax(pg_current_snapshot()) AS own) AS server
     ), entry AS (
         SELECT log.xid, log.id, job.place, job.id AS job_id
         FROM sms_outbox.change_log AS log

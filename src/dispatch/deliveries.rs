@@ -31,7 +31,7 @@ use crate::{
 };
 use facts::{COMPLETE, OrderReport};
 use lists::{DayList, Next};
-use schedule::{Scope, Step, WebhookShare};
+use schedule::{FIRST_FOR_ALL, Scope, Step, WebhookShare};
 
 /// How many jobs one statement of the schedule looks at, due or not.
 const LOOKED_AT: usize = 500;
@@ -42,6 +42,10 @@ const OVERDUE: usize = 200;
 /// One question in so many may be about a message that is young and urgent, and so many at once after a silence.
 const URGENT_SHARE: f64 = 0.1;
 const URGENT_AT_ONCE: f64 = 10.0;
+/// Where little is sent, every message is young news to somebody: so many may be asked about early that are not urgent, and one more
+/// in so long.
+const EARLY_AT_ONCE: f64 = 10.0;
+const EARLY_SPACING: Duration = Duration::from_mins(10);
 /// One question in so many checks what a webhook has said.
 const SAMPLE_SPACING: u32 = 20;
 /// An order that was accepted so long ago ought to be known to the reports.
@@ -58,7 +62,8 @@ struct Follower<'a> {
     ahead: TimeDelta,
     webhook: WebhookShare,
     urgent: f64,
-    urgent_since: Instant,
+    early: f64,
+    allowed_since: Instant,
     sampled: Option<Instant>,
 }
 
@@ -79,7 +84,8 @@ pub(super) async fn run(dispatch: Arc<Dispatch>, account: Arc<AccountState>, fol
         ahead: TimeDelta::zero(),
         webhook: WebhookShare::default(),
         urgent: URGENT_AT_ONCE,
-        urgent_since: now,
+        early: EARLY_AT_ONCE,
+        allowed_since: now,
         sampled: None,
     };
     let soonest = follower.steps.iter().map(|(step, _)| step.every).min();
@@ -158,7 +164,7 @@ impl Follower<'_> {
             let found = outbox
                 .due_checks(account, &reached, age, until, LOOKED_AT)
                 .await?;
-            if step.n == 1 {
+            if step.n == FIRST_FOR_ALL {
                 self.webhook.learn(found.sent, found.by_webhook);
             }
             has_more = found.has_more;
@@ -189,10 +195,18 @@ impl Follower<'_> {
         if step.waits_for_webhook && self.webhook.is_trusted() {
             due.clear();
         }
-        if step.scope == Scope::Urgent {
-            due.retain(|due| due.priority == 0);
-            due.truncate(self.urgent_allowed());
-            self.urgent -= due.len() as f64;
+        if step.scope == Scope::Early {
+            self.allow_more();
+            due.retain(|due| {
+                let allowed = if due.priority == 0 {
+                    &mut self.urgent
+                } else {
+                    &mut self.early
+                };
+                let is_allowed = *allowed >= 1.0;
+                *allowed -= f64::from(u8::from(is_allowed));
+                is_allowed
+            });
         }
         // What a list may say of several at once, and what it cannot.
         let mut by_day: BTreeMap<NaiveDate, Vec<DueCheck>> = BTreeMap::new();
@@ -231,19 +245,20 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// How many urgent ones may be asked about now.
-    fn urgent_allowed(&mut self) -> usize {
-        let spacing = self.scribe.account.questions.spacing();
-        let questions = self.urgent_since.elapsed().div_duration_f64(spacing);
-        self.urgent_since = Instant::now();
+    /// Time has passed since some were asked about early.
+    fn allow_more(&mut self) {
+        let passed = self.allowed_since.elapsed();
+        self.allowed_since = Instant::now();
+        let questions = passed.div_duration_f64(self.scribe.account.questions.spacing());
         self.urgent = (self.urgent + questions * URGENT_SHARE).min(URGENT_AT_ONCE);
-        self.urgent.max(0.0) as usize
+        self.early = (self.early + passed.div_duration_f64(EARLY_SPACING)).min(EARLY_AT_ONCE);
     }
 
     /// One of what a webhook has decided, now and then: a webhook that does not tell the truth is to be noticed.
     fn sample(&mut self, step: Step, samples: Vec<DueCheck>) -> Option<DueCheck> {
         let spacing = self.scribe.account.questions.spacing() * SAMPLE_SPACING;
-        let is_due = step.n == 1 && self.sampled.is_none_or(|last| last.elapsed() >= spacing);
+        let is_due =
+            step.n == FIRST_FOR_ALL && self.sampled.is_none_or(|last| last.elapsed() >= spacing);
         let sample = samples.into_iter().next().filter(|_| is_due)?;
         self.sampled = Some(Instant::now());
         Some(sample)

@@ -652,6 +652,33 @@ async fn next(pool: &PgPool, cursor: &mut String, id: Uuid) -> String {
     change.1.expect("a job that is there")
 }
 
+/// The transactions of another server are counted by themselves.
+#[tokio::test]
+async fn a_feed_that_was_restored_from_another_server_goes_on() {
+    let database = TestDatabase::create().await;
+    let pool = database.pool();
+    let before = insert(pool, &taken("1", &[])).await;
+    let mut connection = pool.acquire().await.expect("a connection");
+    log_change(&mut connection, &[before]).await;
+    execute(
+        pool,
+        "UPDATE sms_outbox.change_log SET xid = '900000000000'",
+    )
+    .await;
+    assert!(changes(pool, "", 10).await.is_empty(), "not yet its time");
+    Outbox::new(pool.clone())
+        .confirm_identity("a test", None)
+        .await
+        .expect("confirmed");
+    let after = insert(pool, &taken("2", &[])).await;
+    log_change(&mut connection, &[after]).await;
+    let told = changes_of(pool, "900000000000-1-1", 2).await;
+    let jobs: Vec<Uuid> = told.iter().map(|change| change.0).collect();
+    assert_eq!(jobs, [before, after]);
+    let (.., cursor) = &told[1];
+    assert!(changes(pool, cursor, 10).await.is_empty());
+}
+
 #[tokio::test]
 async fn whatever_people_and_late_answers_make_of_a_job_is_told() {
     let database = TestDatabase::create().await;

@@ -18,7 +18,8 @@ pub struct Following {
 
 /// The ages at which a delivery without a final word is asked about. Most phones have it within seconds, a phone that is off is
 /// switched on within hours.
-const AGES: [Duration; 9] = [
+const AGES: [Duration; 10] = [
+    Duration::from_secs(20),
     Duration::from_secs(60),
     Duration::from_mins(5),
     Duration::from_mins(15),
@@ -29,6 +30,10 @@ const AGES: [Duration; 9] = [
     Duration::from_hours(24),
     Duration::from_hours(48),
 ];
+/// In the first of these steps only a few are asked about.
+const EARLY: i16 = 2;
+/// The first step that asks about everything: how much a webhook has decided by itself is judged here.
+pub(super) const FIRST_FOR_ALL: i16 = EARLY;
 /// Where webhooks decide nearly everything, what they have not decided is given so long.
 const WITH_WEBHOOK: Duration = Duration::from_mins(30);
 /// The provider lists no days that are longer ago than this, with a day to spare.
@@ -39,8 +44,8 @@ const LONGEST_ASKED: Duration = Duration::from_hours(24 * LISTED_DAYS);
 /// Which of the due are asked about in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// What is urgent, and of it a few: everything else has had little time yet.
-    Urgent,
+    /// What is urgent, and a few others: everything else has had little time yet.
+    Early,
     /// What is left.
     All,
     /// What is left, for the last time: what is not decided then is overdue.
@@ -77,8 +82,8 @@ impl Following {
             let until = ages
                 .get(place + 1)
                 .map_or(self.horizon, |(_, next)| paced(*next));
-            let every = if *n == 0 {
-                Duration::from_secs(1)
+            let every = if *n < EARLY {
+                *age / 5
             } else {
                 (*age / 2).min(Duration::from_mins(15))
             };
@@ -87,7 +92,7 @@ impl Following {
                 age: paced(*age),
                 until,
                 every: paced(every),
-                scope: if *n == 0 { Scope::Urgent } else { Scope::All },
+                scope: if *n < EARLY { Scope::Early } else { Scope::All },
                 waits_for_webhook: *age < WITH_WEBHOOK,
             });
         }
@@ -177,7 +182,7 @@ mod tests {
             assert_eq!(steps.iter().filter(last).count(), 1);
         }
         assert_eq!(
-            steps(Duration::from_secs(30)).len(),
+            steps(Duration::from_secs(10)).len(),
             1,
             "a horizon below the first age"
         );
@@ -221,8 +226,8 @@ mod tests {
             pace: 600.0,
         };
         let steps = fast.steps();
-        assert_eq!(steps[0].age, Duration::from_millis(100));
-        assert_eq!(steps[1].age, Duration::from_millis(500));
+        assert_eq!(steps[1].age, Duration::from_millis(100));
+        assert_eq!(steps[2].age, Duration::from_millis(500));
         assert_eq!(
             steps.last().map(|last| last.age),
             Some(Duration::from_secs(3))

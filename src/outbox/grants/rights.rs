@@ -403,7 +403,7 @@ const OPERATOR: &[Right] = &[
     table("reconciliation_tasks", &["DELETE"]),
     table("refused_jobs", &["DELETE"]),
     table("deliveries", &["INSERT", "UPDATE", "DELETE"]),
-    table("change_log", &["INSERT", "DELETE"]),
+    table("change_log", &["INSERT", "UPDATE", "DELETE"]),
     // By the rules of the table.
     function("keeps_the_rules"),
     function("may_write_status"),
