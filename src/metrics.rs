@@ -10,14 +10,12 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{
-    delivery::{DeliveryStatus, Source},
-    lifecycle::{ErrorClass, Outcome, PauseScope, Verdict},
-    outbox::Learnt,
-};
+use crate::lifecycle::{ErrorClass, Outcome, PauseScope, Verdict};
 
+mod deliveries;
 mod webhooks;
 
+pub(crate) use deliveries::{AccountDeliveries, DeliveryMetrics};
 pub(crate) use webhooks::{EventResult, ForwardResult, WebhookMetrics};
 
 /// Names and values, in the order in which they are shown.
@@ -127,14 +125,6 @@ impl InboxResult {
     }
 }
 
-/// Who may have the last word on a delivery that is told.
-const SOURCES: [Source; 4] = [
-    Source::Webhook,
-    Source::List,
-    Source::Report,
-    Source::Horizon,
-];
-
 impl Question {
     const ALL: [Self; 2] = [Self::List, Self::Report];
 
@@ -177,11 +167,9 @@ pub struct Metrics {
     pauses_ended: Counters,
     reconciliations: Counters,
     report_questions: Counters,
-    deliveries: Counters,
-    delivery_conflicts: Counters,
+    pub(crate) deliveries: DeliveryMetrics,
     strange_reports: Counters,
     inbox_events: Counters,
-    delivery_duration: DeliveryDurations,
     /// Claims released unsent, because their answer could have come after the end of their lease.
     pub(crate) lost_leases: Counter,
     /// Outcomes that came after their claim was lost.
@@ -216,21 +204,6 @@ impl Default for Durations {
         Self(Family::new_with_constructor(|| {
             Histogram::new([
                 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0,
-            ])
-        }))
-    }
-}
-
-#[derive(Clone)]
-struct DeliveryDurations(Histograms);
-
-impl Default for DeliveryDurations {
-    fn default() -> Self {
-        // From a phone in somebody's hand to one that was switched off over a weekend.
-        Self(Family::new_with_constructor(|| {
-            Histogram::new([
-                1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0,
-                259_200.0,
             ])
         }))
     }
@@ -301,16 +274,6 @@ impl Metrics {
                 &self.report_questions,
             ),
             (
-                "deliveries",
-                "Messages whose delivery was decided, or given up, by the source of the last word",
-                &self.deliveries,
-            ),
-            (
-                "delivery_conflicts",
-                "Numbers of which was said that they have the message, and that they have not",
-                &self.delivery_conflicts,
-            ),
-            (
                 "strange_reports",
                 "Reports that named other numbers than their job has",
                 &self.strange_reports,
@@ -364,12 +327,6 @@ impl Metrics {
             Unit::Seconds,
             self.request_duration.0.clone(),
         );
-        registry.register_with_unit(
-            "delivery_duration",
-            "From the acceptance of a message to the last word on it, as it became known here",
-            Unit::Seconds,
-            self.delivery_duration.0.clone(),
-        );
         registry.register(
             "provider_unavailable",
             "Whether nothing new is sent for an account because the provider does not answer",
@@ -409,6 +366,7 @@ impl Metrics {
             Unit::Seconds,
             self.database_away.clone(),
         );
+        self.deliveries.register(registry);
         self.webhooks.register(registry);
     }
 
@@ -444,22 +402,7 @@ impl Metrics {
             limit: self.limit.get_or_create_owned(&vec![own()]),
             slots_forfeited: self.slots_forfeited.get_or_create_owned(&vec![own()]),
             refused_rows: self.refused_rows.get_or_create_owned(&vec![own()]),
-            deliveries: DeliveryStatus::ALL.map(|status| {
-                SOURCES.map(|source| {
-                    self.deliveries.get_or_create_owned(&vec![
-                        own(),
-                        ("result", status.as_str().to_owned()),
-                        ("source", source.as_str().to_owned()),
-                    ])
-                })
-            }),
-            delivery_duration: SOURCES.map(|source| {
-                let source = ("source", source.as_str().to_owned());
-                self.delivery_duration
-                    .0
-                    .get_or_create_owned(&vec![own(), source])
-            }),
-            delivery_conflicts: self.delivery_conflicts.get_or_create_owned(&vec![own()]),
+            deliveries: self.deliveries.account(account),
             strange_reports: self.strange_reports.get_or_create_owned(&vec![own()]),
             inbox_events: InboxResult::ALL.map(|result| {
                 let result = ("result", result.as_str().to_owned());
@@ -579,11 +522,7 @@ pub(crate) struct AccountMetrics {
     limit: Gauge,
     pub(crate) slots_forfeited: Counter,
     pub(crate) refused_rows: Counter,
-    /// In the order of [`DeliveryStatus::ALL`] and [`SOURCES`].
-    deliveries: [[Counter; SOURCES.len()]; DeliveryStatus::ALL.len()],
-    /// In the order of [`SOURCES`].
-    delivery_duration: [Histogram; SOURCES.len()],
-    delivery_conflicts: Counter,
+    pub(crate) deliveries: AccountDeliveries,
     strange_reports: Counter,
     /// In the order of [`InboxResult::ALL`].
     inbox_events: [Counter; InboxResult::ALL.len()],
@@ -635,26 +574,6 @@ impl AccountMetrics {
     /// The reports were asked.
     pub(crate) fn question(&self, kind: Question, result: QuestionResult) {
         self.questions[kind as usize][result as usize].inc();
-    }
-
-    /// News of a delivery were recorded.
-    pub(crate) fn delivery(&self, learnt: &Learnt) {
-        let outcome = learnt.outcome();
-        self.delivery_conflicts
-            .inc_by(learnt.new_conflicts() as u64);
-        let place = SOURCES.iter().position(|source| *source == outcome.source);
-        let is_pending = outcome.status == DeliveryStatus::Pending;
-        let (Some(place), true, false) = (place, learnt.is_new(), is_pending) else {
-            return;
-        };
-        for (status, counters) in DeliveryStatus::ALL.iter().zip(&self.deliveries) {
-            if *status == outcome.status {
-                counters[place].inc();
-            }
-        }
-        if outcome.status.is_final() {
-            self.delivery_duration[place].observe(learnt.since_sent().as_secs_f64());
-        }
     }
 
     /// A report named other numbers than its job has.

@@ -114,6 +114,16 @@ impl Receiver {
         let refused = |source| ReceiverError::Address { address, source };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
+        let deliveries = webhooks
+            .accounts
+            .iter()
+            .map(|one| {
+                (
+                    one.account.clone(),
+                    metrics.deliveries.account(&one.account),
+                )
+            })
+            .collect();
         let metrics = metrics.webhooks.clone();
         for one in &webhooks.accounts {
             metrics.heard(&one.account);
@@ -134,6 +144,7 @@ impl Receiver {
             outbox: outbox.clone(),
             outage,
             metrics: metrics.clone(),
+            deliveries,
         };
         let writing = TaskTracker::new();
         writing.spawn(watched(

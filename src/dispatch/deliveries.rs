@@ -44,7 +44,7 @@ const URGENT_SHARE: f64 = 0.1;
 const URGENT_AT_ONCE: f64 = 10.0;
 /// Where little is sent, every message is young news to somebody: so many may be asked about early that are not urgent, and one more
 /// in so long.
-const EARLY_AT_ONCE: f64 = 10.0;
+const EARLY_AT_ONCE: f64 = 5.0;
 const EARLY_SPACING: Duration = Duration::from_mins(10);
 /// One question in so many checks what a webhook has said.
 const SAMPLE_SPACING: u32 = 20;
@@ -542,7 +542,7 @@ impl Scribe<'_> {
             }
             let now = outbox.write_deliveries(account, &learnt).await?;
             for one in learnt.iter().filter(|one| now.contains(&one.job())) {
-                self.account.metrics.delivery(one);
+                self.account.metrics.deliveries.learnt(one);
                 if one.new_conflicts() > 0 {
                     tracing::debug!(job.id = %one.job(), account, "of a delivery both was said");
                 }

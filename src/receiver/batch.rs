@@ -15,7 +15,7 @@ use crate::{
     delivery::{Delivery, Fact, Source, Word},
     dispatch::{Outage, Pulse},
     message::Recipient,
-    metrics::{EventResult, WebhookMetrics},
+    metrics::{AccountDeliveries, EventResult, WebhookMetrics},
     outbox::{ContentKey, Learnt, Outbox, OutboxError, SentJob, UnmatchedEvents},
     provider::{Event, News},
 };
@@ -81,6 +81,8 @@ pub(super) struct Writer {
     pub(super) outbox: Outbox,
     pub(super) outage: Arc<Outage>,
     pub(super) metrics: WebhookMetrics,
+    /// By account.
+    pub(super) deliveries: HashMap<String, AccountDeliveries>,
 }
 
 impl Writer {
@@ -109,7 +111,8 @@ impl Writer {
             pulse.begins();
             let mut written = Ok(());
             for (account, entries) in by_account(batch.drain(..)) {
-                let result = write(&outbox, &account, entries).await;
+                let deliveries = self.deliveries.get(&*account);
+                let result = write(&outbox, &account, entries, deliveries).await;
                 written = written.and(result);
             }
             self.told(&pulse, written);
@@ -159,7 +162,12 @@ fn by_account(entries: impl Iterator<Item = Entry>) -> HashMap<Arc<str>, Vec<Ent
 }
 
 /// Writes the events of one account, and answers those that are durable. The others are answered by being dropped.
-async fn write(outbox: &Outbox, account: &str, entries: Vec<Entry>) -> Result<(), OutboxError> {
+async fn write(
+    outbox: &Outbox,
+    account: &str,
+    entries: Vec<Entry>,
+    deliveries: Option<&AccountDeliveries>,
+) -> Result<(), OutboxError> {
     // Repeats are one.
     let mut open: HashMap<Said, Vec<oneshot::Sender<EventResult>>> = HashMap::new();
     for entry in entries {
@@ -182,6 +190,11 @@ async fn write(outbox: &Outbox, account: &str, entries: Vec<Entry>) -> Result<()
             Err(error) if error.is_about_a_lock() => (HashSet::new(), true),
             written => (written?, false),
         };
+        for one in learnt.iter().filter(|one| written.contains(&one.job())) {
+            if let Some(deliveries) = deliveries {
+                deliveries.learnt(one);
+            }
+        }
         let late: Vec<Uuid> = learnt
             .iter()
             .map(Learnt::job)

@@ -290,7 +290,8 @@ async fn a_thousand_messages_cost_few_questions_whichever_way_the_list_is_sorted
         wait_for_count(
             pool,
             "SELECT count(*) FROM sms_outbox.deliveries WHERE status = 'delivered' AND source = 'list'",
-            |n| n >= 990,
+            // All but a few that were asked about early, or late.
+            |n| n >= 970,
         )
         .await;
         wait_for_count(
@@ -488,7 +489,7 @@ async fn where_webhooks_tell_nearly_everything_little_is_asked() {
     .await;
     // The five that it has not told, before anything was known of the webhook; a sample of what it has told, and nothing else.
     let asked = questions(&provider);
-    assert!(asked <= 6, "{asked}");
+    assert!(asked <= 10, "{asked}");
     let delivered = "SELECT count(*) FROM sms_outbox.deliveries WHERE status = 'delivered'";
     wait_for_count(pool, delivered, |n| n == 200).await;
     worker.stop().await;
