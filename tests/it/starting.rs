@@ -155,6 +155,8 @@ async fn a_misspelt_variable_is_named_and_a_bad_value_is_blamed_on_its_variable_
         .wait_for_line("SMS_OUTBOX_LEASES (in the environment) is no variable of this program and changes nothing; is SMS_OUTBOX_LEASE meant?")
         .await;
     worker.wait_for_line("SMS_OUTBOX_BANANA").await;
+    // Before it works it does not yet listen to signals.
+    worker.wait_for_line("ready").await;
     worker.stop().await;
 
     let (code, said) = Shell::at(&database)
