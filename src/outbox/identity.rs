@@ -480,10 +480,6 @@ impl Outbox {
         promotions: Option<Promotions>,
     ) -> Result<(), OutboxError> {
         self.call("pinning the database identity", async |connection| {
-            sqlx::query(include_str!("renumber_changes.sql"))
-                .persistent(false)
-                .execute(&mut *connection)
-                .await?;
             sqlx::query(include_str!("confirm_identity.sql"))
                 .bind(by)
                 .bind(promotions.map(Promotions::as_str))
